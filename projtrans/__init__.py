@@ -1,0 +1,24 @@
+"""Train and run encoder-decoder Transformers for translation, with the attention chosen in YAML.
+
+>>> from projtrans import Translator                     # doctest: +SKIP
+>>> translator = Translator.load("runs/latest")          # doctest: +SKIP
+>>> translator("Let me go alone.")                       # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from projtrans.errors import ProjtransError
+
+if TYPE_CHECKING:
+    from projtrans.translate import Translator
+
+__version__ = "0.1.0"
+__all__ = ["ProjtransError", "Translator", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Translator":  # torch takes over a second to import, so it waits until it is needed
+        from projtrans.translate import Translator
+
+        return Translator
+    raise AttributeError(f"module 'projtrans' has no attribute '{name}'")

@@ -1,0 +1,5 @@
+"""`python -m projtrans`."""
+
+from projtrans.cli import main
+
+main()

@@ -1,0 +1,107 @@
+"""Weights and training state on disk: saved whole or not at all, loaded without unpickling anything.
+
+Both files are safetensors with a JSON record in the header. The model file holds what translating needs, in float32;
+the state file holds everything that training needs to go on as if it had never stopped.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from projtrans import files
+
+from projtrans.corpus import CorpusConfig
+from projtrans.errors import ConfigError, RunError
+from projtrans.run import Run
+from projtrans.tokenizer import Tokenizer
+from projtrans.transformer import ModelConfig, Transformer
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """A complete state of training."""
+
+    record: dict[str, Any]  # counters, scores, settings: plain JSON values
+    tensors: dict[str, Tensor]  # weights, moments, averages, generator states
+
+
+def build_model(config: ModelConfig, corpus: CorpusConfig, tokenizer: Tokenizer) -> Transformer:
+    """The network for a tokenizer's vocabularies, with fresh weights."""
+    return Transformer(
+        config,
+        source_size=tokenizer.source_size,
+        target_size=tokenizer.target_size,
+        max_length=corpus.max_length,
+        joint=tokenizer.joint,
+    )
+
+
+def save_model(run: Run, weights: dict[str, Tensor], tokenizer: Tokenizer, record: dict[str, Any]) -> None:
+    """Write the model file; tied weights are stored once."""
+    distinct = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    _save(run.model_file, distinct, {"format": FORMAT, "tokenizer": tokenizer.checksum, **record})
+
+
+def load_model(run: Run, tokenizer: Tokenizer) -> Transformer:
+    """The trained network of a run; raises RunError for a missing, damaged or foreign model file."""
+    if not run.model_file.is_file():
+        raise RunError(f"run {run.folder}: no model.safetensors in it yet; train it ('projtrans train --resume')")
+    record, tensors = _load(run.model_file)
+    if record.get("tokenizer") != tokenizer.checksum:
+        raise RunError(f"run {run.folder}: model.safetensors was trained with another tokenizer than the one beside it")
+    try:
+        model = build_model(run.section("model", ModelConfig), run.section("corpus", CorpusConfig), tokenizer)
+    except ConfigError as error:
+        raise RunError(f"run {run.folder}: {error}") from error
+    load_weights(model, tensors, run.model_file)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Put the tensors, by name, into the model's parameters; every parameter must be there, in its shape."""
+    parameters = dict(model.named_parameters())
+    for name in parameters.keys() | tensors.keys():
+        if name not in parameters or name not in tensors or parameters[name].shape != tensors[name].shape:
+            raise RunError(f"{source}: does not fit the configuration beside it (weight {name})")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def save_state(run: Run, state: State) -> None:
+    """Replace the last complete state of training."""
+    _save(run.state_file, state.tensors, {"format": FORMAT, **state.record})
+
+
+def load_state(run: Run) -> State:
+    """The last complete state of training; raises RunError where there is none."""
+    if not run.state_file.is_file():
+        raise RunError(f"run {run.folder}: no checkpoint to resume from; start it anew under another --run DIR")
+    return State(*_load(run.state_file))
+
+
+def _save(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    with files.replacing(path) as temporary:
+        save_file(tensors, temporary, {"projtrans": json.dumps(record)})
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {}).get("projtrans", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: damaged or not a model file ({error})") from error
+    if record.get("format") != FORMAT:
+        raise RunError(f"{path}: format {record.get('format')} is not the one that this version reads ({FORMAT})")
+    return record, tensors
+
+

@@ -1,0 +1,242 @@
+"""The only file that renders: progress and messages to standard error, tables to standard output.
+
+On a terminal there are colours and bars (NO_COLOR is honoured); elsewhere plain lines, one for what is worth a line in
+a log. Knows the events and results of the commands, and decides nothing.
+"""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+LOG_SECONDS = 30
+"""Seconds between two lines of training progress where there is no terminal."""
+
+
+def standard_error() -> Console:
+    """The console for messages."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def error(message: str) -> None:
+    """One line that says what went wrong."""
+    console = standard_error()
+    console.print("error:", style="bold red", end=" ")
+    console.print(_one_line(message), markup=False)
+
+
+def note(message: str, quiet: bool = False) -> None:
+    """One line that says what is going on."""
+    if not quiet:
+        standard_error().print(_one_line(message), markup=False)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+class Bar:
+    """A bar on a terminal for work counted in units; nothing elsewhere, and nothing when quiet."""
+
+    def __init__(self, label: str, quiet: bool = False, *, download: bool = False) -> None:
+        console = standard_error()
+        count = DownloadColumn() if download else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+        shown = console.is_terminal and not quiet
+        self.progress = Progress(*columns, console=console, transient=True, disable=not shown)
+        self.label = label
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Show that `done` of `total` units are done (None: nobody knows how many there are)."""
+        if self.task is None:
+            self.task = self.progress.add_task(self.label, total=total)
+        self.progress.update(self.task, completed=done, total=total)
+
+
+# ---------------------------------------------------------------------------------------------------------- prepare
+
+
+class PrepareDisplay:
+    """Renders the events of `prepare`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._close_bar()
+
+    def __call__(self, event: Any) -> None:
+        """Show one event."""
+        if hasattr(event, "total"):  # Downloading
+            if self.bar is None:
+                self.bar = Bar("downloading", self.quiet, download=True).__enter__()
+            self.bar(event.done, event.total)
+            return
+        self._close_bar()
+        note(event.text, self.quiet)
+
+    def _close_bar(self) -> None:
+        if self.bar:
+            self.bar.__exit__()
+            self.bar = None
+
+
+def prepared(folder: object, manifest: Any, quiet: bool) -> None:
+    """What `prepare` made: sizes and leakage."""
+    if quiet:
+        return
+    counts, leakage = manifest.counts, manifest.leakage
+    table = Table(title=f"{folder}: {manifest.corpus}", title_justify="left")
+    for column in ("split", "pairs", "sources", "targets", "source in train", "target in train"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name in ("train", "valid", "test"):
+        part = getattr(manifest.splits, name)
+        row = [name, f"{part.pairs:,}", f"{part.distinct_sources:,}", f"{part.distinct_targets:,}"]
+        leak = getattr(leakage, name, None)
+        table.add_row(*row, *([f"{leak.source:.1%}", f"{leak.target:.1%}"] if leak else ["", ""]))
+    console = standard_error()
+    console.print(table)
+    pieces = manifest.tokenizer
+    sizes = f"{pieces.source_size:,}"
+    if pieces.target_size != pieces.source_size or pieces.kind == "word":
+        sizes += f" + {pieces.target_size:,}"
+    dropped = f"{counts.blank:,} blank and {counts.duplicates:,} duplicate pairs"
+    console.print(f"{counts.read:,} pairs read, {dropped}; {pieces.kind} tokenizer, {sizes} pieces")
+
+
+# ------------------------------------------------------------------------------------------------------------ train
+
+
+class TrainingDisplay:
+    """Renders the events of `train`: a live line on a terminal, a line now and then in a log."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.console = standard_error()
+        self.live = self.console.is_terminal and not quiet
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[figures]}"))
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.live)
+        self.task: TaskID | None = None
+        self.logged = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def __call__(self, event: Any) -> None:
+        """Show one event."""
+        if not self.quiet:
+            getattr(self, f"_{type(event).__name__.lower()}")(event)
+
+    def _started(self, event: Any) -> None:
+        self._print(f"{event.run}: {event.parameters:,} parameters on {event.device}, {event.precision}")
+        for role, sigma in event.sigma.items():
+            self._print(f"σ {role}: {sigma}")
+        left_out = f", {event.left_out:,} longer ones left out" if event.left_out else ""
+        begin = f"going on after update {event.update:,} of" if event.update else "up to"
+        self._print(
+            f"{event.train_pairs:,} pairs{left_out}; {event.updates_an_epoch:,} updates an epoch, "
+            f"{begin} {event.last_update:,} updates"
+        )
+        self.begin = event.update
+
+    def _progress(self, event: Any) -> None:
+        left = _left(event)
+        figures = (
+            f"epoch {event.epoch}  update {event.update:,}/{event.last_update:,}  loss {event.loss:.3f}  "
+            f"accuracy {event.accuracy:.3f}  {event.target_tokens_per_second:,.0f} target tokens/s  {left} left"
+        )
+        if self.live:
+            if self.task is None:
+                self.task = self.progress.add_task("train", total=event.last_update, figures=figures)
+            self.progress.update(self.task, completed=event.update, figures=figures)
+        elif time.monotonic() - self.logged > LOG_SECONDS:
+            self.logged = time.monotonic()
+            self._print(figures)
+
+    def _validated(self, event: Any) -> None:
+        self._print(
+            f"epoch {event.epoch}  {_clock(event.seconds)}  train loss {event.train_loss:.3f} accuracy "
+            f"{event.train_accuracy:.3f}  valid loss {event.loss:.3f} accuracy {event.accuracy:.3f} "
+            f"BLEU {event.bleu:.1f}{'  best' if event.best else ''}"
+        )
+
+    def _testing(self, event: Any) -> None:
+        if not self.live:
+            return
+        figures = f"{event.done:,}/{event.total:,} sentences"
+        if event.done == 0:
+            self.progress.stop_task(self.task) if self.task is not None else None
+            self.task = self.progress.add_task("test", total=event.total, figures=figures)
+        elif self.task is not None:
+            self.progress.update(self.task, completed=event.done, figures=figures)
+
+    def _finished(self, event: Any) -> None:
+        self.progress.stop()
+        self._print(f"{event.run}: {event.reason}; best epoch {event.summary['best_epoch']}")
+        if event.test:
+            self.console.print(scores(event.test))
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+
+def _left(event: Any) -> str:
+    """Time left at the mean speed so far."""
+    return _clock(event.seconds / event.update * (event.last_update - event.update))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+# --------------------------------------------------------------------------------------------------------- evaluate
+
+
+def scores(evaluation: Any) -> Table:
+    """The scores as a table."""
+    title = " ".join(part for part in (evaluation.run, evaluation.split) if part)
+    table = Table(title=title or "scores", title_justify="left", show_header=False)
+    table.add_row("sentences", f"{evaluation.sentences:,}")
+    table.add_row("loss (nats a piece), perplexity", f"{evaluation.loss:.4f}, {evaluation.perplexity:.3f}")
+    table.add_row("token accuracy", f"{evaluation.accuracy:.4f}")
+    if evaluation.accuracy_with_padding is not None:
+        table.add_row("token accuracy, padding counted", f"{evaluation.accuracy_with_padding:.4f}")
+    for name, score in (("BLEU", evaluation.bleu), ("chrF", evaluation.chrf)):
+        table.add_row(name, f"{score.score:.2f}  {score.signature}")
+    if evaluation.bleu_multi_reference:
+        multiple = evaluation.bleu_multi_reference
+        sources = f"{evaluation.distinct_sources:,} distinct sources, all references"
+        table.add_row(f"BLEU, {sources}", f"{multiple.score:.2f}  {multiple.signature}")
+    table.add_row("beam size, length penalty", f"{evaluation.beam_size}, {evaluation.length_penalty:g}")
+    table.add_row("seconds", f"{evaluation.seconds:.1f}")
+    return table
+
+
+def print_scores(evaluation: Any) -> None:
+    """The score table on standard output, unbroken however narrow the terminal."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console.print(scores(evaluation))

@@ -1,0 +1,173 @@
+"""The scores of a model on sentence pairs: loss and accuracy with the reference forced, BLEU and chrF of its translations.
+
+Validation during training and the command `evaluate` both come here, so they report the same numbers.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from sacrebleu.metrics import BLEU, CHRF
+from torch import Tensor
+
+from projtrans.batching import Example, fixed_batches
+from projtrans.corpus import Pair
+from projtrans.loss import cross_entropy
+from projtrans.translate import WINDOW, Translator
+
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Teacher-forced scores: every piece predicted from the source and the reference before it."""
+
+    loss: float  # nats a target piece, end included, unsmoothed, without padding
+    accuracy: float  # share of target pieces, without padding
+    accuracy_with_padding: float | None  # padding counted too, as the paper does; None where the model never sees it
+    target_pieces: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(min(self.loss, 700.0))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A corpus score with the signature that makes it comparable."""
+
+    score: float
+    signature: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that `evaluate --json` prints; docs/files.md describes each field."""
+
+    run: str | None
+    split: str | None
+    sentences: int
+    loss: float
+    perplexity: float
+    accuracy: float
+    accuracy_with_padding: float | None
+    bleu: Score
+    chrf: Score
+    bleu_multi_reference: Score | None  # distinct sources, each against all its references; None: no source repeats
+    distinct_sources: int
+    references: str  # "raw text" or "normal form of the word tokenizer"
+    beam_size: int
+    length_penalty: float
+    seconds: float  # scoring and translating, without loading
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def forced(translator: Translator, pairs: Sequence[Pair]) -> Forced:
+    """Teacher-forced loss and accuracy over the pairs."""
+    sums = torch.zeros(3, dtype=torch.float64)
+    padded = torch.zeros(2, dtype=torch.float64)
+    model, device = translator.model, translator.device
+    for _, batch in fixed_batches(_examples(translator, pairs), translator.layout, BATCH_TOKENS):
+        batch = batch.to(device)
+        h_BTD = model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
+        counted = batch.counted_BT
+        loss = _cross_entropy(translator, h_BTD[counted], batch.target_out_BT[counted])
+        sums += torch.tensor([float(loss.nll), float(loss.correct), float(counted.sum())], dtype=torch.float64)
+        if not translator.layout.mask_padding:
+            every = _cross_entropy(translator, h_BTD.flatten(0, 1), batch.target_out_BT.flatten())
+            padded += torch.tensor([float(every.correct), float(counted.numel())], dtype=torch.float64)
+    nll, correct, count = sums.tolist()
+    with_padding = None if translator.layout.mask_padding else (padded[0] / padded[1]).item()
+    return Forced(nll / count, correct / count, with_padding, int(count))
+
+
+def evaluate(
+    translator: Translator,
+    pairs: Sequence[Pair],
+    *,
+    run: str | None = None,
+    split: str | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Evaluation, list[str]]:
+    """All scores of the pairs, and the translation of every source in order.
+
+    report: called with the distinct sources translated so far and in all.
+    """
+    begin = time.perf_counter()
+    scores = forced(translator, pairs)
+    hypotheses = _translate(translator, [pair.source for pair in pairs], report)
+    normal = translator.tokenizer.normal_form if translator.tokenizer.kind == "word" else str
+    references = [normal(pair.target) for pair in pairs]
+    multiple = _multi_reference(pairs, hypotheses, references)
+    evaluation = Evaluation(
+        run=run,
+        split=split,
+        sentences=len(pairs),
+        loss=scores.loss,
+        perplexity=scores.perplexity,
+        accuracy=scores.accuracy,
+        accuracy_with_padding=scores.accuracy_with_padding,
+        bleu=bleu(hypotheses, [references]),
+        chrf=_score(CHRF(), hypotheses, [references]),
+        bleu_multi_reference=multiple,
+        distinct_sources=len({pair.source for pair in pairs}),
+        references="normal form of the word tokenizer" if translator.tokenizer.kind == "word" else "raw text",
+        beam_size=translator.decoding.beam_size,
+        length_penalty=translator.decoding.length_penalty,
+        seconds=time.perf_counter() - begin,
+    )
+    return evaluation, hypotheses
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:
+    """Corpus BLEU in sacrebleu's default form, with its signature; references: one sequence a reference."""
+    return _score(BLEU(), hypotheses, references)
+
+
+def _examples(translator: Translator, pairs: Sequence[Pair]) -> list[Example]:
+    sources = translator.tokenizer.encode_source([pair.source for pair in pairs])
+    targets = translator.tokenizer.encode_target([pair.target for pair in pairs])
+    return [translator.layout.example(source, target) for source, target in zip(sources, targets, strict=True)]
+
+
+def _cross_entropy(translator: Translator, h_ND: Tensor, target_N: Tensor) -> Any:
+    output = translator.model.output
+    return cross_entropy(h_ND, output.weight, output.bias, target_N, 0.0)
+
+
+def _translate(translator: Translator, sources: Sequence[str], report: Callable[[int, int], None]) -> list[str]:
+    distinct = list(dict.fromkeys(sources))
+    texts: dict[str, str] = {}
+    report(0, len(distinct))
+    for first in range(0, len(distinct), WINDOW):
+        for translation in translator.translate(distinct[first : first + WINDOW]):
+            texts[translation.source] = translation.text
+        report(len(texts), len(distinct))
+    return [texts[source] for source in sources]
+
+
+def _multi_reference(pairs: Sequence[Pair], hypotheses: Sequence[str], references: Sequence[str]) -> Score | None:
+    of_source: dict[str, list[str]] = {}
+    translation: dict[str, str] = {}
+    for pair, hypothesis, reference in zip(pairs, hypotheses, references, strict=True):
+        of_source.setdefault(pair.source, []).append(reference)
+        translation[pair.source] = hypothesis
+    most = max(len(several) for several in of_source.values())
+    if most == 1:
+        return None
+    # sacrebleu wants one stream a reference, None where a sentence has fewer.
+    streams = [[several[i] if i < len(several) else None for several in of_source.values()] for i in range(most)]
+    return bleu([translation[source] for source in of_source], streams)
+
+
+def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:
+    score = metric.corpus_score(list(hypotheses), [list(stream) for stream in references])
+    return Score(score.score, str(metric.get_signature()))

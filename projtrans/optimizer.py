@@ -1,0 +1,99 @@
+"""Parameters to their next values: groups, learning-rate schedules, the moving average of the weights.
+
+Knows parameters by name and shape only; no model, data or files.
+"""
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from projtrans.config import setting
+from projtrans.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How gradients move the weights."""
+
+    optimizer: Literal["adamw", "rmsprop"] = setting("adamw", "adamw (Loshchilov & Hutter 2019) or rmsprop (as in Keras)")
+    learning_rate: float = setting(1e-3, "peak learning rate", above=0)
+    schedule: Literal["cosine", "inverse_sqrt", "constant"] = setting(
+        "cosine", "after the warm-up: cosine to 0 at the last update, inverse square root of the update, or constant"
+    )
+    warmup_updates: int = setting(500, "updates of linear warm-up", minimum=0)
+    weight_decay: float = setting(0.01, "of matrices; not of biases, norms and σ (adamw only)", minimum=0)
+    beta1: float = setting(0.9, "decay of the first moment (adamw)", minimum=0, below=1)
+    beta2: float = setting(0.98, "decay of the second moment (adamw), of the squared gradient (rmsprop)", above=0, below=1)
+    sigma_rate: float = setting(10.0, "learning rate of log σ, relative to the others'", above=0)
+    clip_norm: float | None = setting(1.0, "largest norm of the whole gradient; null: no clipping", above=0)
+    average: float | None = setting(
+        0.999, "decay an update of the moving average of the weights, which is what is saved; null: none", above=0, below=1
+    )
+
+    def __post_init__(self) -> None:
+        if self.optimizer == "rmsprop" and self.weight_decay:
+            raise ConfigError("weight_decay: rmsprop has none; set it to 0")
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimiser over three groups: matrices, vectors (no weight decay), log σ (no decay, its own rate)."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    sigma = [p for name, p in named if name.endswith("log_sigma")]
+    matrices = [p for name, p in named if p.ndim > 1 and not name.endswith("log_sigma")]
+    vectors = [p for name, p in named if p.ndim < 2 and not name.endswith("log_sigma")]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay, "relative": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "relative": 1.0},
+        {"params": sigma, "weight_decay": 0.0, "relative": config.sigma_rate},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=config.learning_rate, alpha=config.beta2, eps=1e-7)
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-9, fused=True)
+
+
+def rate(config: OptimizerConfig, update: int, last: int) -> float:
+    """The learning rate of update 1, 2, ..., `last` (which only cosine needs)."""
+    warmup = config.warmup_updates
+    if update < warmup:
+        return config.learning_rate * update / warmup
+    if config.schedule == "cosine":
+        done = (update - warmup) / max(1, last - warmup)
+        return config.learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
+    if config.schedule == "inverse_sqrt":
+        return config.learning_rate * math.sqrt(max(1, warmup) / update)
+    return config.learning_rate
+
+
+def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["relative"]
+
+
+class Average:
+    """A model whose parameters are the exponential moving average of another's (Polyak & Juditsky 1992)."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the parameters after one more update; the first ones are forgotten faster."""
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 10))
+        current = [parameter.detach() for parameter in model.parameters()]
+        torch._foreach_lerp_(list(self.model.parameters()), current, 1 - decay)
+
+
+def clip(parameters: Iterable[Tensor], limit: float | None) -> Tensor:
+    """Scale the gradients down to a total norm of `limit`; returns their norm before, a scalar tensor."""
+    return nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)

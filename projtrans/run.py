@@ -1,0 +1,139 @@
+"""The run folder, without torch: its paths, configuration, tokenizer and summary.
+
+    runs/NAME/  config.yaml        the resolved configuration
+                tokenizer.model    (or tokenizer.src.model and tokenizer.tgt.model)
+                model.safetensors  the best weights
+                checkpoints/       the last complete state of training
+                metrics.jsonl      one JSON object per event
+                summary.json       final scores, times, versions, device
+
+A run folder is self-contained: it can be moved to another machine. Knows no weights; sections of the configuration are
+built by whoever uses them.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from projtrans import config, files
+from projtrans.errors import ConfigError, RunError
+from projtrans.tokenizer import Tokenizer
+
+Section = TypeVar("Section")
+RUNS = Path("runs")
+LATEST = RUNS / "latest"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def model_file(self) -> Path:
+        """The best weights."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def state_file(self) -> Path:
+        """The last complete state of training."""
+        return self.folder / "checkpoints" / "last.safetensors"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object per event."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def summary_file(self) -> Path:
+        """Final scores, times, versions, device."""
+        return self.folder / "summary.json"
+
+    @property
+    def raw_config(self) -> config.Raw:
+        """The resolved configuration as plain values; raises RunError where it cannot be read."""
+        try:
+            return config.read_yaml(self.config_file)
+        except ConfigError as error:
+            raise RunError(f"run {self.folder}: {error}") from error
+
+    def section(self, name: str, section: type[Section]) -> Section:
+        """One section of the configuration; raises RunError where it does not fit this version."""
+        try:
+            return config.build(section, self.raw_config.get(name), name)
+        except ConfigError as error:
+            raise RunError(f"run {self.folder}: config.yaml: {error}") from error
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the run was trained with."""
+        return Tokenizer.load(self.folder)
+
+    def create(self, raw: config.Raw, tokenizer: Tokenizer) -> None:
+        """Make the folder with its configuration and tokenizer; raises ConfigError where a run is already."""
+        if self.config_file.exists():
+            raise ConfigError(f"run {self.folder}: holds a run already; use --resume, or another --run DIR")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"run {self.folder}: not a directory; use another --run DIR")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(self.folder)
+        files.write_text(self.config_file, config.to_yaml(raw))
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def truncate_metrics(self, update: int) -> None:
+        """Forget what was logged after `update`: a resumed run logs it again."""
+        if not self.metrics_file.exists():
+            return
+        lines = files.read_lines(self.metrics_file)
+        kept = [line for line in lines if (_parsed(line) or {"update": update + 1})["update"] <= update]
+        files.write_lines(self.metrics_file, kept)
+
+    def mark_latest(self) -> None:
+        """Let runs/latest point to this run, where this run lies in runs/."""
+        if self.folder.parent.resolve() != LATEST.parent.resolve() or (LATEST.exists() and not LATEST.is_symlink()):
+            return
+        temporary = LATEST.with_name(f".latest.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.folder.name)
+        temporary.replace(LATEST)
+
+
+def open_run(folder: Path | None) -> Run:
+    """The run in a folder (default runs/latest); raises RunError where there is none."""
+    folder = folder or LATEST
+    if not folder.is_dir():
+        hint = "train one with 'projtrans train'" if folder == LATEST else "name a folder that 'projtrans train' made"
+        raise RunError(f"run {folder}: no such folder; {hint}")
+    run = Run(folder.resolve() if folder == LATEST else folder)
+    if not run.config_file.is_file():
+        raise RunError(f"run {folder}: not a run (no config.yaml); name a folder that 'projtrans train' made")
+    return run
+
+
+def free_folder(name: str) -> Path:
+    """runs/NAME, or the first of runs/NAME-2, runs/NAME-3, ... that does not exist."""
+    number, folder = 1, RUNS / name
+    while folder.exists():
+        number += 1
+        folder = RUNS / f"{name}-{number}"
+    return folder
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """The JSON object of a line, None where the line was cut off in the middle."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) and "update" in value else None

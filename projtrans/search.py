@@ -1,0 +1,300 @@
+"""Greedy and beam search over a step function.
+
+This file sees ids, logits and scores. It does not know the model behind the `Stepper`, nor text, nor any vocabulary
+beyond the few ids that it is given. Scores are natural-log probabilities, the end included.
+"""
+
+# Axes: B sentences still searched, M live hypotheses of a sentence, V vocabulary, K best next tokens of a hypothesis,
+# C candidates to continue a sentence, P places of a sentence for hypotheses of any sort, T tokens so far.
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from projtrans.config import setting
+from projtrans.errors import RunError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """How translations are searched for."""
+
+    beam_size: int = setting(5, "hypotheses kept per sentence at each step; 1 is greedy search", minimum=1)
+    length_penalty: float = setting(1.0, "α of ((5 + length) / 6)^α that divides a score; 0 turns it off", minimum=0)
+    max_length_ratio: float = setting(2.0, "longest translation in pieces: this × source pieces + offset", minimum=0)
+    max_length_offset: int = setting(10, "pieces added to ratio × source pieces for the longest translation", minimum=1)
+
+    def max_length(self, source_length_B: Tensor) -> Tensor:
+        """The longest translation of each sentence in tokens, end included, from its length in source pieces."""
+        return (source_length_B * self.max_length_ratio).long() + self.max_length_offset
+
+
+class Stepper(Protocol):
+    """The model's side: next-token logits for B sentences × M hypotheses, and the caches behind them."""
+
+    def step(self, token_BM: Tensor) -> Tensor:
+        """Unnormalised logits, floating [B, M, V], of the token after `token_BM`; the caches advance one position.
+
+        `token_BM` (int64) is the last token of each hypothesis: at the first call BOS and M = 1. The search normalises,
+        in float32 (in float64 if given float64).
+        """
+
+    def select(self, sentence_B: Tensor, parent_BM: Tensor) -> None:
+        """Keep the sentences at the indices `sentence_B`; their slot m then continues hypothesis `parent_BM[b, m]`.
+
+        Both int64. The indices count in the current batch and ascend, so as many as there are sentences keeps all of
+        them, and per-sentence memory needs no copy. M may grow (1 to beam size at the first call). Never the identity.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Hypothesis:
+    """One translation of one sentence, as ids."""
+
+    tokens: list[int]  # without BOS and end
+    score: float  # log-probability of the tokens, end included: the sum of token_scores
+    normalised_score: float  # score / length penalty, the end counted in the length
+    token_scores: list[float]  # log-probability of each token, end included
+    finished: bool  # False: cut at the maximum length, without end
+
+
+def length_penalty(length: int, alpha: float) -> float:
+    """lp(Y) = (5 + |Y|)^α / (5 + 1)^α.  Wu et al. 2016 (GNMT), eq. 14; |Y| counts the end."""
+    return math.pow((5 + length) / 6, alpha)
+
+
+def search(
+    stepper: Stepper,
+    max_length_B: Tensor,
+    config: DecodingConfig,
+    *,
+    bos_id: int,
+    eos_id: int,
+    banned_ids: Sequence[int],
+    n_best: int = 1,
+) -> list[list[Hypothesis]]:
+    """The hypotheses of each sentence: `greedy` for one from a beam of one, else `beam_search`."""
+    alpha = config.length_penalty
+    if config.beam_size == n_best == 1:
+        return greedy(stepper, max_length_B, bos_id=bos_id, eos_id=eos_id, banned_ids=banned_ids, alpha=alpha)
+    sizes = {"beam_size": config.beam_size, "n_best": n_best}
+    return beam_search(stepper, max_length_B, bos_id=bos_id, eos_id=eos_id, banned_ids=banned_ids, alpha=alpha, **sizes)
+
+
+def _best_tokens(logits_BMV: Tensor, count: int, banned_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Log-probability (float64) and id [B, M, K] of the K = `count` best tokens (V if that is less), ids ascending.
+
+    Banned tokens get -inf, and the others are not renormalised. Of equals argmax takes the lowest id; topk promises
+    nothing about equals at its edge, but its kernels choose by the row alone, so the rest of the batch cannot matter.
+    """
+    # Over the whole vocabulary, and yet cheaper on CPU than logsumexp, which is not fused there.
+    logprob_BMV = logits_BMV.log_softmax(-1, dtype=torch.promote_types(logits_BMV.dtype, torch.float32))
+    for banned_id in banned_ids:
+        logprob_BMV[:, :, banned_id] = -math.inf
+    token_BMK = logprob_BMV.argmax(-1, keepdim=True) if count == 1 else _top_ids(logprob_BMV, count).sort().values
+    return logprob_BMV.gather(-1, token_BMK).double(), token_BMK
+
+
+def _top_ids(x_BMV: Tensor, count: int, columns: int = 512) -> Tensor:
+    """The ids of the `count` largest of each row, in any order."""
+    vocabulary = x_BMV.shape[-1]
+    if vocabulary < 4 * columns:
+        return x_BMV.topk(min(count, vocabulary), sorted=False).indices
+    # The K largest lie in the K columns with the largest maxima, or in the rest that fills no row of columns. A topk
+    # over these few takes under half the time of one over V = 8,000 on CPU, where topk is most of the search.
+    folded = vocabulary - vocabulary % columns
+    column_BMK = x_BMV[:, :, :folded].view(*x_BMV.shape[:2], -1, columns).amax(-2).topk(count, sorted=False).indices
+    inside = (column_BMK[..., None] + torch.arange(0, folded, columns, device=x_BMV.device)).flatten(-2)
+    outside = torch.arange(folded, vocabulary, device=x_BMV.device).expand(*inside.shape[:-1], -1)
+    id_BMC = torch.cat([inside, outside], -1)
+    return id_BMC.gather(-1, x_BMV.gather(-1, id_BMC).topk(count, sorted=False).indices)
+
+
+def _hypothesis(tokens: list[int], token_scores: list[float], eos_id: int, alpha: float) -> Hypothesis:
+    score = 0.0
+    for token_score in token_scores:  # not sum(): from Python 3.12 it rounds otherwise than the beam's additions
+        score += token_score
+    if not math.isfinite(score):
+        raise RunError("search: the model's probabilities are not finite; its weights are damaged or have diverged")
+    finished = tokens[-1] == eos_id
+    return Hypothesis(
+        tokens=tokens[:-1] if finished else tokens,
+        score=score,
+        normalised_score=score / length_penalty(len(tokens), alpha),
+        token_scores=token_scores,
+        finished=finished,
+    )
+
+
+@torch.no_grad()
+def greedy(
+    stepper: Stepper, max_length_B: Tensor, *, bos_id: int, eos_id: int, banned_ids: Sequence[int], alpha: float
+) -> list[list[Hypothesis]]:
+    """One hypothesis of each sentence: the most probable next token, up to the end or to `max_length_B` tokens.
+
+    `max_length_B` (int64, at least 1, end included) lies on the stepper's device. `banned_ids` are never taken; the
+    probabilities of the others stay the model's own. Raises RunError where these are not finite.
+    """
+    limits = max_length_B.tolist()
+    tokens: list[list[int]] = [[] for _ in limits]
+    scores: list[list[float]] = [[] for _ in limits]
+    live = list(range(len(limits)))
+    token_BM = max_length_B.new_full((len(live), 1), bos_id)
+    while live:
+        logprob_BMK, token_BMK = _best_tokens(stepper.step(token_BM), 1, banned_ids)
+        # One transfer for both: float64 holds any id exactly.
+        for sentence, (score, token) in zip(live, torch.cat([logprob_BMK, token_BMK], -1)[:, 0].tolist(), strict=True):
+            tokens[sentence].append(int(token))
+            scores[sentence].append(score)
+        kept = [b for b, s in enumerate(live) if tokens[s][-1] != eos_id and len(tokens[s]) < limits[s]]
+        token_BM = token_BMK[:, :, 0]
+        if 0 < len(kept) < len(live):
+            sentence_B = max_length_B.new_tensor(kept)
+            token_BM = token_BM[sentence_B]
+            stepper.select(sentence_B, torch.zeros_like(token_BM))
+        live = [live[b] for b in kept]
+    return [[_hypothesis(*pair, eos_id, alpha)] for pair in zip(tokens, scores, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Paths:
+    """P hypotheses of each sentence in falling order of score; the score of an empty place is -inf."""
+
+    score_BP: Tensor  # float64 [B, P]: log-probability; of finished hypotheses normalised by their length
+    token_BPT: Tensor  # int64 [B, P, T]: up to the end, then anything
+    logprob_BPT: Tensor  # float64 [B, P, T]: of each token
+
+    def at(self, *index: Tensor) -> "_Paths":
+        """All hypotheses of the sentences at an index, or those at (sentence, place)."""
+        return _Paths(self.score_BP[index], self.token_BPT[index], self.logprob_BPT[index])
+
+    def pick(self, place_BP: Tensor) -> "_Paths":
+        """The hypotheses at these places of each sentence."""
+        return self.at(torch.arange(len(place_BP), device=place_BP.device)[:, None], place_BP)
+
+    def best(self, other: "_Paths") -> "_Paths":
+        """The P best of both, where `other` has one more token; of equals those here."""
+        pad = torch.nn.functional.pad
+        longer = (self.score_BP, pad(self.token_BPT, (0, 1)), pad(self.logprob_BPT, (0, 1)))
+        paths = _Paths(*(torch.cat(pair, 1) for pair in zip(longer, vars(other).values(), strict=True)))
+        order_BP = paths.score_BP.argsort(dim=1, descending=True, stable=True)
+        return paths.pick(order_BP[:, : self.score_BP.shape[1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beam:
+    """The search after T steps."""
+
+    sentence_B: Tensor  # int64 [B]: index in the batch that the caller gave
+    limit_B: Tensor  # int64 [B]: most tokens, end included
+    limit_penalty_B: Tensor  # float64 [B]: length penalty at the limit
+    live: _Paths  # P = M
+    final: _Paths  # P = n_best: the best finished ones
+
+    def rows(self, index: list[int]) -> "_Beam":
+        """The sentences at these indices."""
+        row_B = self.sentence_B.new_tensor(index)
+        limits = (self.limit_B[row_B], self.limit_penalty_B[row_B])
+        return _Beam(self.sentence_B[row_B], *limits, self.live.at(row_B), self.final.at(row_B))
+
+
+@torch.no_grad()
+def beam_search(
+    stepper: Stepper,
+    max_length_B: Tensor,
+    *,
+    bos_id: int,
+    eos_id: int,
+    banned_ids: Sequence[int],
+    beam_size: int,
+    alpha: float,
+    n_best: int,
+) -> list[list[Hypothesis]]:
+    """Up to `n_best` hypotheses of each sentence, best normalised score first.
+
+    Each step ranks all continuations of the live hypotheses. Those that end and are among the `beam_size` best are
+    finished; the `beam_size` best of the others live on, so finished ones never crowd them out. A sentence stops at
+    `max_length_B`, or when its `n_best` best finished hypotheses are as good as any live one can become: since log
+    probabilities only fall and the penalty only grows, that is live score / penalty(maximum length). Going on would
+    not change the result. Hypotheses cut at the maximum come last, and only where fewer than `n_best` finished.
+    Arguments and errors are those of `greedy`, whose result a beam of one with α = 0 gives.
+    """
+    beam = _start(max_length_B, n_best, alpha)
+    token_BM = max_length_B.new_full((len(max_length_B), 1), bos_id)
+    results: dict[int, list[Hypothesis]] = {}
+    while len(token_BM):
+        best = _best_tokens(stepper.step(token_BM), beam_size + 1, banned_ids)
+        beam, parent_BM = _expand(beam, *best, beam_size, eos_id, alpha)
+        moved_BM = parent_BM != torch.arange(parent_BM.shape[1], device=parent_BM.device)  # some, where M has grown
+        *stopped, moved = torch.cat([_stopped(beam), moved_BM.any()[None]]).tolist()  # the one transfer of the step
+        kept = [b for b, stop in enumerate(stopped) if not stop]
+        if any(stopped):
+            results.update(_hypotheses(beam.rows([b for b, stop in enumerate(stopped) if stop]), eos_id, alpha))
+            beam = beam.rows(kept)
+        if kept and (moved or any(stopped)):
+            sentence_B = max_length_B.new_tensor(kept)
+            stepper.select(sentence_B, parent_BM[sentence_B])
+        token_BM = beam.live.token_BPT[:, :, -1]
+    return [results[sentence] for sentence in range(len(max_length_B))]
+
+
+def _start(max_length_B: Tensor, n_best: int, alpha: float) -> _Beam:
+    penalties = [length_penalty(limit, alpha) for limit in max_length_B.tolist()]
+    limit_penalty_B = torch.tensor(penalties, dtype=torch.float64, device=max_length_B.device)
+
+    def paths(places: int, score: float) -> _Paths:
+        score_BP = limit_penalty_B.new_full((len(penalties), places), score)
+        return _Paths(score_BP, max_length_B.new_empty(*score_BP.shape, 0), score_BP.new_empty(*score_BP.shape, 0))
+
+    sentence_B = torch.arange(len(penalties), device=max_length_B.device)
+    return _Beam(sentence_B, max_length_B, limit_penalty_B, live=paths(1, 0.0), final=paths(n_best, -math.inf))
+
+
+def _expand(
+    beam: _Beam, logprob_BMK: Tensor, token_BMK: Tensor, beam_size: int, eos_id: int, alpha: float
+) -> tuple[_Beam, Tensor]:
+    """The beam one token further, and the parent [B, M] of each new live hypothesis."""
+    # K = beam_size + 1 tokens of a hypothesis include its beam_size best without end. 2 × beam_size candidates include
+    # the beam_size best without end of all, since each hypothesis ends in one way only.
+    score_BC = (beam.live.score_BP[:, :, None] + logprob_BMK).flatten(1)
+    order_BC = score_BC.argsort(dim=1, descending=True, stable=True)[:, : 2 * beam_size]  # equals: lower slot, lower id
+    parent_BC = order_BC // token_BMK.shape[-1]
+    score_BC = score_BC.gather(1, order_BC)
+    token_BC = token_BMK.flatten(1).gather(1, order_BC)
+    logprob_BC = logprob_BMK.flatten(1).gather(1, order_BC)
+    history = beam.live.pick(parent_BC)
+    token_BCT = torch.cat([history.token_BPT, token_BC[:, :, None]], -1)
+    logprob_BCT = torch.cat([history.logprob_BPT, logprob_BC[:, :, None]], -1)
+
+    ends_BC = token_BC == eos_id
+    place_BM = ends_BC.int().argsort(dim=1, stable=True)[:, :beam_size]  # those without end first, still in order
+    live = _Paths(score_BC.masked_fill(ends_BC, -math.inf), token_BCT, logprob_BCT).pick(place_BM)
+    ends_BC[:, beam_size:] = False
+    normalised_BC = score_BC / length_penalty(token_BCT.shape[-1], alpha)
+    ended = _Paths(normalised_BC.masked_fill(~ends_BC, -math.inf), token_BCT, logprob_BCT)
+    return dataclasses.replace(beam, live=live, final=beam.final.best(ended)), parent_BC.gather(1, place_BM)
+
+
+def _stopped(beam: _Beam) -> Tensor:
+    """Which sentences [B] are at their maximum, or have n_best finished hypotheses that no live one can pass."""
+    bound_B = beam.live.score_BP[:, 0] / beam.limit_penalty_B
+    return (beam.final.score_BP[:, -1] >= bound_B) | (beam.limit_B <= beam.live.token_BPT.shape[-1])
+
+
+def _hypotheses(beam: _Beam, eos_id: int, alpha: float) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """The index and the results of each sentence; all of them have stopped."""
+    for sentence, final, live in zip(beam.sentence_B.tolist(), _listed(beam.final), _listed(beam.live), strict=True):
+        ended = [(tokens[: tokens.index(eos_id) + 1], scores) for tokens, scores in final]
+        best = (ended + live)[: beam.final.score_BP.shape[1]]
+        yield sentence, [_hypothesis(tokens, scores[: len(tokens)], eos_id, alpha) for tokens, scores in best]
+
+
+def _listed(paths: _Paths) -> list[list[tuple[list[int], list[float]]]]:
+    """Tokens and their scores of the hypotheses of each sentence, empty places left out."""
+    tensors = (paths.score_BP, paths.token_BPT, paths.logprob_BPT)
+    sentences = zip(*(tensor.tolist() for tensor in tensors), strict=True)
+    return [[(ts, ps) for score, ts, ps in zip(*places, strict=True) if score != -math.inf] for places in sentences]

@@ -1,0 +1,117 @@
+"""The whole configuration of a run: its four sections, flags on top of a file, and what a resumed run may change.
+
+The sections are declared beside their users, except that of training: the loop takes the whole, so its part stands here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from projtrans import config
+from projtrans.config import Raw, setting
+from projtrans.corpus import CorpusConfig
+from projtrans.errors import ConfigError
+from projtrans.optimizer import OptimizerConfig
+from projtrans.run import Run
+from projtrans.search import DecodingConfig
+from projtrans.transformer import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(OptimizerConfig):
+    """How long, on what batches, and when to look."""
+
+    batch_tokens: int = setting(2048, "sentence pairs × longest side of a batch, padding included", minimum=1)
+    batch_sentences: int | None = setting(None, "at most so many sentence pairs a batch", minimum=1)
+    by_length: bool = setting(True, "batches of like length; false: of batch_sentences random pairs")
+    accumulation: int = setting(1, "batches an update", minimum=1)
+    label_smoothing: float = setting(0.1, "ε of label smoothing", minimum=0, below=1)
+    padding_in_loss: bool = setting(False, "learn to predict padding too (the paper; needs model.mask_padding false)")
+    epochs: int = setting(10, "passes over the training pairs", minimum=1)
+    updates: int | None = setting(None, "stop after so many updates, if epochs do not end before", minimum=1)
+    minutes: float | None = setting(None, "stop after so many minutes of training and validation", above=0)
+    patience: int | None = setting(5, "stop after so many validations without a better one; null: never", minimum=1)
+    best: Literal["loss", "bleu"] = setting("loss", "what makes a validation the best one")
+    validation_sentences: int = setting(500, "sentences of the validation split whose BLEU is measured", minimum=1)
+    validation_beam: int = setting(1, "beam size of that BLEU", minimum=1)
+    precision: Literal["auto", "fp32", "bf16"] = setting("auto", "auto: bfloat16 products where the hardware is good at them")
+    seed: int = setting(1, "of the weights, the order of the data and dropout", minimum=0)
+    report_updates: int = setting(20, "updates between two reports", minimum=1)
+    save_minutes: float = setting(5.0, "minutes between two saved states, besides the one after every epoch", above=0)
+    evaluate_test: bool = setting(True, "score the test split at the end, with the decoding settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole configuration."""
+
+    corpus: CorpusConfig = setting(CorpusConfig, "the parallel text")
+    model: ModelConfig = setting(ModelConfig, "the network")
+    training: TrainingConfig = setting(TrainingConfig, "how it learns")
+    decoding: DecodingConfig = setting(DecodingConfig, "how it translates")
+
+    def __post_init__(self) -> None:
+        if self.training.padding_in_loss and self.model.mask_padding:
+            raise ConfigError("training.padding_in_loss: needs model.mask_padding false, where padding has a fixed length")
+        if not self.training.by_length and self.training.batch_sentences is None:
+            raise ConfigError("training.by_length: false needs training.batch_sentences, the size of a random batch")
+
+
+LIMITS = ("epochs", "updates", "minutes", "patience")
+"""Settings of training that a resumed run may change: they say when to stop, not how to learn."""
+
+
+Overrides = Sequence[tuple[str, Any]]
+"""Flags: dotted path and value."""
+
+
+def resolve(raw: Raw, *, attention: str | None = None, sets: Sequence[str] = (), flags: Overrides = ()) -> Config:
+    """The configuration of a file's settings with `--attention`, then `--set` assignments, then flags on top.
+
+    attention: replaces the kind, and drops what the file set for another kind.
+    Raises ConfigError with the dotted path of whatever does not fit.
+    """
+    if attention is not None:
+        given = _at(raw, ["model", "attention"])
+        kind = given.get("kind", ModelConfig().attention.kind) if isinstance(given, dict) else None
+        if kind != attention:
+            config.put(raw, ["model", "attention"], {"kind": attention})
+        flags = [*flags, ("model.attention.kind", attention)]
+    return _build(raw, sets, flags)
+
+
+def resumed(run: Run, *, sets: Sequence[str], flags: Overrides) -> Config:
+    """The configuration of a run, with changes of its limits alone; raises ConfigError for any other change."""
+    before, after = _build(run.raw_config, [], []), _build(run.raw_config, sets, flags)
+    allowed = {f"training.{name}" for name in LIMITS}
+    changes = _changes(config.dump(before), config.dump(after))
+    refused = [f"{path} ({change})" for path, change in changes if path not in allowed]
+    if refused:
+        raise ConfigError(f"--resume: cannot change {', '.join(refused)} in {run.folder}; train anew under another --run DIR")
+    return after
+
+
+def _build(raw: Raw, sets: Sequence[str], flags: Overrides) -> Config:
+    for assignment in sets:
+        config.assign(raw, assignment)
+    for dotted, value in flags:
+        config.put(raw, dotted.split("."), value)
+    return config.build(Config, raw)
+
+
+def _at(raw: Any, keys: Iterable[str]) -> Any:
+    for key in keys:
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw
+
+
+def _changes(before: Any, after: Any, path: str = "") -> list[tuple[str, str]]:
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return [] if before == after else [(path, f"{before} to {after}")]
+    keys = dict.fromkeys([*before, *after])
+    return [
+        change
+        for key in keys
+        for change in _changes(before.get(key), after.get(key), f"{path}.{key}" if path else key)
+    ]

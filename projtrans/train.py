@@ -1,0 +1,523 @@
+"""The command `train`: from a prepared corpus and a configuration to a run folder.
+
+The loop reports typed events through a callable and prints nothing. After any stop it goes on, with `resume`, to the
+very weights that it would have reached without the stop: the order of the data is a function of seed and epoch, and
+everything else that moves is in the saved state.
+"""
+
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from projtrans import __version__, files
+from projtrans import device as devices
+from projtrans.batching import Batch, Example, Layout, epoch
+from projtrans.checkpoint import State, build_model, load_state, load_weights, save_model, save_state
+from projtrans.corpus import Pair
+from projtrans.errors import DataError, DivergedError, Interrupted
+from projtrans.evaluate import Evaluation, bleu, evaluate, forced
+from projtrans.loss import cross_entropy
+from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
+from projtrans.run import Run
+from projtrans.search import DecodingConfig
+from projtrans.settings import Config
+from projtrans.tokenizer import Tokenizer
+from projtrans.translate import Translator, layout_of
+
+# ----------------------------------------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins, or goes on."""
+
+    run: str
+    device: str
+    precision: str
+    parameters: int
+    train_pairs: int
+    left_out: int  # training pairs longer than corpus.max_length
+    updates_an_epoch: int
+    last_update: int
+    update: int  # where a resumed run goes on; 0: from the start
+    sigma: dict[str, str]  # per role: the initial σ, and whether it is learned
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Some updates were made; loss and accuracy are those since the last report."""
+
+    epoch: int
+    update: int
+    last_update: int
+    seconds: float
+    loss: float
+    accuracy: float
+    learning_rate: float
+    gradient_norm: float
+    target_tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """One epoch is over; train figures are means over it."""
+
+    epoch: int
+    update: int
+    seconds: float
+    training_seconds: float
+    loss: float
+    accuracy: float
+    accuracy_with_padding: float | None
+    bleu: float
+    train_loss: float
+    train_accuracy: float
+    sigma: dict[str, list[float]]
+    best: bool
+
+
+@dataclass(frozen=True)
+class Testing:
+    """The best model translates the test split."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Training is over; why, and the scores of the best model."""
+
+    run: str
+    reason: str
+    summary: dict[str, Any]
+    test: Evaluation | None
+
+
+Event = Started | Progress | Validated | Testing | Finished
+Report = Callable[[Event], None]
+
+
+# ------------------------------------------------------------------------------------------------------------- loop
+
+
+@dataclass
+class Counters:
+    """Where training stands; saved with every state."""
+
+    epoch: int = 0  # complete epochs
+    batch: int = 0  # batches of the current epoch that are done
+    update: int = 0
+    seconds: float = 0.0  # training and validation
+    training_seconds: float = 0.0
+    skipped: int = 0  # updates left out in a row because their gradient was not finite
+    best: float | None = None  # best validation score so far; larger is better
+    best_epoch: int = 0
+    waited: int = 0  # validations since the best one
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of the epoch: nll, correct, pieces
+
+
+MAX_SKIPPED = 20
+"""Updates in a row with a gradient that is not finite, after which training has diverged."""
+
+
+class Trainer:
+    """One run being trained: the model with everything that moves."""
+
+    def __init__(
+        self, settings: Config, run: Run, tokenizer: Tokenizer, train: Sequence[Pair], valid: Sequence[Pair],
+        device: torch.device, report: Report,
+    ) -> None:  # fmt: skip
+        self.settings, self.training, self.run, self.report, self.device = (
+            settings, settings.training, run, report, device,
+        )  # fmt: skip
+        self.tokenizer, self.valid = tokenizer, valid
+        self.layout = layout_of(tokenizer, settings.corpus, settings.model)
+        self.examples, self.left_out = encode(tokenizer, self.layout, train, settings.corpus.overlong == "cut")
+        self.lengths = [(len(example.source), len(example.target)) for example in self.examples]
+        torch.manual_seed(self.training.seed)
+        self.model = build_model(settings.model, settings.corpus, tokenizer).to(device)
+        self.optimizer = build_optimizer(self.model, self.training)
+        self.average = Average(self.model, self.training.average) if self.training.average else None
+        self.counters = Counters()
+        self.per_epoch = math.ceil(len(self._batches(0)) / self.training.accumulation)
+        self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
+        self.window = _Window(device)
+        self.stop_signal: Callable[[], int | None] = lambda: None
+
+    # The loop
+
+    def train(self) -> str:
+        """Train to the end; returns the reason for it in words."""
+        self.model.train()
+        self.clock, self.saved_at = time.perf_counter(), time.perf_counter()
+        while True:
+            reason = self._end()
+            if reason:
+                return reason
+            self._epoch()
+            self._validate()
+            self.save()
+
+    def _epoch(self) -> None:
+        batches, size = self._batches(self.counters.epoch), self.training.accumulation
+        for first in range(self.counters.batch, len(batches), size):
+            self._update([self._batch(indices) for indices in batches[first : first + size]])
+            self.counters.batch = min(first + size, len(batches))
+            self._tick(self.counters.batch == len(batches))
+            if self._out_of_updates() or self._out_of_time():
+                break
+        self.counters.epoch += 1
+        self.counters.batch = 0
+
+    def _update(self, batches: Sequence[Batch]) -> None:
+        """One step of the optimiser on the mean gradient of all counted pieces of the batches."""
+        counters = self.counters
+        set_rate(self.optimizer, rate(self.training, counters.update + 1, self.last_update))
+        pieces = sum(int(batch.counted_BT.sum()) for batch in batches)
+        for batch in batches:
+            loss = self._loss(batch.to(self.device))
+            (loss.smoothed / pieces).backward()
+            self.window.add(loss.nll.detach(), loss.correct.detach(), int(batch.counted_BT.sum()))
+        norm = clip(self.model.parameters(), self.training.clip_norm)
+        counters.update += 1
+        if not bool(norm.isfinite()):
+            self._skip()
+        else:
+            counters.skipped = 0
+            self.optimizer.step()
+            if self.average:
+                self.average.update(self.model)
+        self.window.norm = norm
+        self.optimizer.zero_grad()
+
+    def _loss(self, batch: Batch) -> Any:
+        with devices.autocast(self.device, self.training.precision):
+            h_BTD = self.model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
+            half = torch.is_autocast_enabled(self.device.type)
+        h_ND, target_N = h_BTD[batch.counted_BT], batch.target_out_BT[batch.counted_BT]
+        output = self.model.output
+        h_ND = h_ND.bfloat16() if half else h_ND
+        return cross_entropy(h_ND, output.weight, output.bias, target_N, self.training.label_smoothing)
+
+    def _skip(self) -> None:
+        self.counters.skipped += 1
+        if self.counters.skipped >= MAX_SKIPPED:
+            raise DivergedError(
+                f"training diverged: {MAX_SKIPPED} updates in a row without a finite gradient, up to update "
+                f"{self.counters.update}; lower training.learning_rate or set training.precision=fp32"
+            )
+
+    def _tick(self, last_of_epoch: bool) -> None:
+        """After every update: time, report, save, stop signal."""
+        counters, now = self.counters, time.perf_counter()
+        counters.seconds += now - self.clock
+        counters.training_seconds += now - self.clock
+        self.clock = now
+        if counters.update % self.training.report_updates == 0 or last_of_epoch:
+            self._report_progress()
+        number = self.stop_signal()
+        if number is not None:
+            self.save()
+            raise Interrupted(
+                f"stopped at update {counters.update}; go on with: projtrans train --resume --run {self.run.folder}", number
+            )
+        if now - self.saved_at > 60 * self.training.save_minutes:
+            self.save()
+
+    def _report_progress(self) -> None:
+        counters, window = self.counters, self.window
+        nll, correct, pieces = window.take()
+        counters.sums = [a + b for a, b in zip(counters.sums, (nll, correct, pieces), strict=True)]
+        progress = Progress(
+            epoch=counters.epoch + 1,
+            update=counters.update,
+            last_update=self.last_update,
+            seconds=counters.seconds,
+            loss=nll / pieces,
+            accuracy=correct / pieces,
+            learning_rate=rate(self.training, counters.update, self.last_update),
+            gradient_norm=float(window.norm),
+            target_tokens_per_second=window.rate(counters.training_seconds, pieces),
+        )
+        self.run.append_metrics({"event": "train", **_without(asdict(progress), "last_update")})
+        self.report(progress)
+
+    # When to look, when to stop
+
+    def _validate(self) -> None:
+        """Score the averaged weights on the validation split; save them where they are the best so far."""
+        counters = self.counters
+        translator = self._translator()
+        scores = forced(translator, self.valid)
+        sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
+        sample = sample[: self.training.validation_sentences]
+        hypotheses = [t.text for t in translator.translate([pair.source for pair in sample])]
+        normal = self.tokenizer.normal_form if self.tokenizer.kind == "word" else str
+        sample_bleu = bleu(hypotheses, [[normal(pair.target) for pair in sample]]).score
+        score = -scores.loss if self.training.best == "loss" else sample_bleu
+        best = math.isfinite(score) and (counters.best is None or score > counters.best)
+        counters.best, counters.waited = (score, 0) if best else (counters.best, counters.waited + 1)
+        now = time.perf_counter()
+        counters.seconds, self.clock = counters.seconds + now - self.clock, now
+        if best:
+            counters.best_epoch = counters.epoch
+            self._save_best(scores.loss, sample_bleu)
+        nll, correct, pieces = counters.sums
+        counters.sums = [0.0, 0.0, 0.0]
+        validated = Validated(
+            epoch=counters.epoch,
+            update=counters.update,
+            seconds=counters.seconds,
+            training_seconds=counters.training_seconds,
+            loss=scores.loss,
+            accuracy=scores.accuracy,
+            accuracy_with_padding=scores.accuracy_with_padding,
+            bleu=sample_bleu,
+            train_loss=nll / pieces,
+            train_accuracy=correct / pieces,
+            sigma=sigmas(translator.model),
+            best=best,
+        )
+        self.run.append_metrics({"event": "valid", **asdict(validated)})
+        self.report(validated)
+
+    def _translator(self) -> Translator:
+        """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""
+        model = self.average.model if self.average else self.model
+        decoding = DecodingConfig(**{**asdict(self.settings.decoding), "beam_size": self.training.validation_beam})
+        return Translator(model, self.tokenizer, self.layout, decoding, self.device)
+
+    def _end(self) -> str | None:
+        counters, training = self.counters, self.training
+        if self._out_of_updates():
+            return f"all {counters.update} updates done"
+        if self._out_of_time():
+            return f"{training.minutes:g} minutes are over"
+        if training.patience is not None and counters.waited >= training.patience:
+            return f"no better validation in {counters.waited} epochs"
+        return None
+
+    def _out_of_updates(self) -> bool:
+        return self.counters.update >= self.last_update
+
+    def _out_of_time(self) -> bool:
+        return self.training.minutes is not None and self.counters.seconds >= 60 * self.training.minutes
+
+    # State
+
+    def save(self) -> None:
+        """Write the complete state, and let runs/latest point here."""
+        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        if self.average:
+            tensors |= {f"average.{name}": p for name, p in self.average.model.named_parameters()}
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        for parameter, moments in self.optimizer.state.items():
+            tensors |= {f"optimizer.{key}.{names[parameter]}": value for key, value in moments.items()}
+        tensors |= {"random.cpu": torch.get_rng_state(), "window": self.window.sums}
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        record = {
+            "counters": asdict(self.counters),
+            "average_updates": self.average.updates if self.average else 0,
+            "window_pieces": self.window.pieces,
+            "tokenizer": self.tokenizer.checksum,
+        }
+        save_state(self.run, State(record, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+        self.run.mark_latest()
+        self.saved_at = time.perf_counter()
+
+    def restore(self) -> None:
+        """Go back to the last complete state."""
+        state = load_state(self.run)
+        if state.record["tokenizer"] != self.tokenizer.checksum:
+            raise DataError(f"run {self.run.folder}: the data folder's tokenizer is not the one that the run was trained with")
+        self.counters = Counters(**state.record["counters"])
+        load_weights(self.model, _below(state.tensors, "model."), self.run.state_file)
+        if self.average:
+            load_weights(self.average.model, _below(state.tensors, "average."), self.run.state_file)
+            self.average.updates = state.record["average_updates"]
+        moments = _below(state.tensors, "optimizer.")
+        for name, parameter in self.model.named_parameters():
+            of_parameter = {key.partition(".")[0]: t for key, t in moments.items() if key.partition(".")[2] == name}
+            if of_parameter:
+                self.optimizer.state[parameter] = {
+                    key: tensor.to(self.device) if key != "step" or self.training.optimizer == "adamw" else tensor
+                    for key, tensor in of_parameter.items()
+                }
+        torch.set_rng_state(state.tensors["random.cpu"])
+        if "random.cuda" in state.tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state.tensors["random.cuda"], self.device)
+        self.window.restore(state.tensors["window"], state.record["window_pieces"], self.counters.training_seconds)
+        self.run.truncate_metrics(self.counters.update)
+
+    def _save_best(self, loss: float, sample_bleu: float) -> None:
+        model = self.average.model if self.average else self.model
+        record = {"update": self.counters.update, "valid_loss": loss, "valid_bleu": sample_bleu, "version": __version__}
+        save_model(self.run, dict(model.named_parameters()), self.tokenizer, record)
+
+    # Data
+
+    def _batches(self, number: int) -> list[list[int]]:
+        training = self.training
+        return epoch(
+            self.lengths,
+            tokens=training.batch_tokens,
+            sentences=training.batch_sentences,
+            by_length=training.by_length,
+            seed=training.seed,
+            number=number,
+        )
+
+    def _batch(self, indices: Sequence[int]) -> Batch:
+        batch = self.layout.batch([self.examples[i] for i in indices])
+        if self.training.padding_in_loss:
+            return Batch(
+                batch.source_BS, batch.source_mask_BS, batch.target_in_BT, batch.target_out_BT,
+                torch.ones_like(batch.counted_BT),
+            )  # fmt: skip
+        return batch
+
+
+class _Window:
+    """Sums since the last report, kept on the device so that an update need not wait for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.pieces = 0
+        self.since = 0.0
+        self.norm: Tensor | float = 0.0
+
+    def add(self, nll: Tensor, correct: Tensor, pieces: int) -> None:
+        self.sums += torch.stack([nll, correct]).to(self.sums)
+        self.pieces += pieces
+
+    def take(self) -> tuple[float, float, float]:
+        nll, correct = self.sums.tolist()
+        pieces, self.pieces = self.pieces, 0
+        self.sums.zero_()
+        return nll, correct, float(pieces)
+
+    def rate(self, seconds: float, pieces: float) -> float:
+        elapsed, self.since = seconds - self.since, seconds
+        return pieces / elapsed
+
+    def restore(self, sums: Tensor, pieces: int, since: float) -> None:
+        self.sums.copy_(sums)
+        self.pieces, self.since = pieces, since
+
+
+def train(
+    settings: Config,
+    run: Run,
+    tokenizer: Tokenizer,
+    splits: dict[str, list[Pair]],
+    *,
+    device: torch.device,
+    resume: bool = False,
+    report: Report = lambda event: None,
+    stop_signal: Callable[[], int | None] = lambda: None,
+) -> dict[str, Any]:
+    """Train into the run folder and return its summary.
+
+    stop_signal: asked after every update; a signal number makes training save its state and raise Interrupted.
+    Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume).
+    """
+    trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report)
+    trainer.stop_signal = stop_signal
+    if resume:
+        trainer.restore()
+    report(_started(trainer))
+    reason = trainer.train()
+    test = _test(trainer, splits["test"], report) if settings.training.evaluate_test else None
+    summary = _summary(trainer, reason, test)
+    files.write_json(run.summary_file, summary)
+    report(Finished(str(run.folder), reason, summary, test))
+    return summary
+
+
+def encode(
+    tokenizer: Tokenizer, layout: Layout, pairs: Sequence[Pair], cut: bool
+) -> tuple[list[Example], int]:
+    """The examples of the pairs, and how many were left out because a side is too long (none where they are cut)."""
+    sources = tokenizer.encode_source([pair.source for pair in pairs])
+    targets = tokenizer.encode_target([pair.target for pair in pairs])
+    both = [(s, t) for s, t in zip(sources, targets, strict=True) if cut or layout.fits(s, t)]
+    if not both:
+        raise DataError(f"corpus: none of the {len(pairs)} training pairs fits corpus.max_length={layout.max_length}; raise it")
+    return [layout.example(s, t) for s, t in both], len(pairs) - len(both)
+
+
+def sigmas(model: torch.nn.Module) -> dict[str, list[float]]:
+    """σ of every projection-attention module, by its name: one a head, or one."""
+    return {
+        name: [round(value, 6) for value in module.sigma().tolist()]
+        for name, module in model.named_modules()
+        if hasattr(module, "log_sigma")
+    }
+
+
+def _started(trainer: Trainer) -> Started:
+    settings, model = trainer.settings, trainer.model
+    precision = "bf16" if devices.bfloat16_pays(trainer.device) else "fp32"
+    return Started(
+        run=str(trainer.run.folder),
+        device=devices.describe(trainer.device),
+        precision=precision if settings.training.precision == "auto" else settings.training.precision,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        train_pairs=len(trainer.examples),
+        left_out=trainer.left_out,
+        updates_an_epoch=trainer.per_epoch,
+        last_update=trainer.last_update,
+        update=trainer.counters.update,
+        sigma=_initial_sigma(model),
+    )
+
+
+def _initial_sigma(model: torch.nn.Module) -> dict[str, str]:
+    found = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "initial_sigma"):
+            role = "cross" if ".cross." in name else name.partition(".")[0]
+            learned = "learned" if module.log_sigma.requires_grad else "fixed"
+            found[role] = f"{module.initial_sigma:.4g} ({learned})"
+    return found
+
+
+def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation:
+    translator = Translator.of_run(trainer.run, trainer.device)
+    evaluation, _ = evaluate(
+        translator, pairs, run=str(trainer.run.folder), split="test", report=lambda done, total: report(Testing(done, total))
+    )
+    return evaluation
+
+
+def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str, Any]:
+    counters = trainer.counters
+    return {
+        "run": trainer.run.folder.name,
+        "reason": reason,
+        "epochs": counters.epoch,
+        "updates": counters.update,
+        "best_epoch": counters.best_epoch,
+        "seconds": round(counters.seconds, 3),
+        "training_seconds": round(counters.training_seconds, 3),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "test": test.to_json() if test else None,
+        "device": devices.describe(trainer.device),
+        "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _without(record: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != key}
