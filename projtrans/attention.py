@@ -1,8 +1,8 @@
 """The paper's file: how queries meet keys, and everything that multi-head attention shares.
 
-    Vaswani et al. 2017, "Attention Is All You Need"                                     StandardAttention, eq. (1)
-    Sanger 2026, "Scaled Dot-Product Attention implements projection of inputs
-    onto a common surface", arXiv 2602.02521                                             ProjectionAttention, eq. (10), (14)
+    StandardAttention, eq. (1)            Vaswani et al. 2017, "Attention Is All You Need"
+    ProjectionAttention, eq. (10), (14)   Sanger 2026, "Scaled Dot-Product Attention implements projection of inputs
+                                          onto a common surface", arXiv 2602.02521
 
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width. Masks: True = may attend.
 A variant writes its equation twice: `logits`, as it stands in the paper, and `dot_form`, the same numbers as one dot
@@ -66,7 +66,7 @@ class SigmaConfig:
     encoder: Sigma | None = setting(None, "σ of the encoder's self-attention, where it differs from self", above=0)
     decoder: Sigma | None = setting(None, "σ of the decoder's self-attention, where it differs from self", above=0)
 
-    def of(self, role: Role) -> Sigma:  # noqa: D102
+    def of(self, role: Role) -> Sigma:
         apart = {"encoder": self.encoder, "decoder": self.decoder, "cross": self.cross}[role]
         return self.self if apart is None else apart
 
@@ -240,7 +240,7 @@ class MultiHeadAttention(nn.Module):
         return y[..., :width]
 
     def _fused_pays(self, q_BHTK: Tensor, k_BHSK: Tensor) -> bool:
-        """Whether torch's fused kernel beats two batched products here (docs/benchmarks.md, 'Attention at short lengths')."""
+        """Whether torch's fused kernel beats two batched products here (docs/benchmarks.md, attention)."""
         return q_BHTK.device.type != "cpu" or q_BHTK.shape[2] * k_BHSK.shape[2] > 256 * 256
 
 
@@ -316,7 +316,7 @@ class ProjectionAttention(MultiHeadAttention):
         return self.head_width**-0.25 * self._unit()
 
     def _unit(self) -> float:
-        """The length of a typical query or key: 1 when unit per head, √(1/H) when a slice of a unit vector, √K as is."""
+        """The length of a typical query or key: 1 if unit per head, √(1/H) if a slice of a unit vector, √K as is."""
         return {"head": 1.0, "model": self.heads**-0.5, "none": self.head_width**0.5}[self.normalize]
 
     def sigma(self) -> Tensor:

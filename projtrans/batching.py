@@ -108,8 +108,8 @@ def epoch(
 ) -> list[list[int]]:
     """The batches of epoch `number`, every example in exactly one of them: a function of its arguments alone.
 
-    by_length: bucket examples of like length (ties in random order) and shuffle the batches; False: shuffle the examples
-    and cut them into batches of `sentences`.
+    by_length: bucket examples of like length (ties in random order) and shuffle the batches; False: shuffle the
+    examples and cut them into batches of `sentences`.
     """
     random = np.random.Generator(np.random.PCG64([seed, number]))
     order = random.permutation(len(lengths))

@@ -5,6 +5,7 @@ the state file holds everything that training needs to go on as if it had never 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from projtrans import files
-
 from projtrans.corpus import CorpusConfig
 from projtrans.errors import ConfigError, RunError
 from projtrans.run import Run
@@ -88,6 +88,51 @@ def load_state(run: Run) -> State:
     return State(*_load(run.state_file))
 
 
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's moments as `KEY.PARAMETER`, whatever the optimiser keeps."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{key}.{names[parameter]}": value
+        for parameter, moments in optimizer.state.items()
+        for key, value in moments.items()
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give the optimiser the moments that `optimizer_tensors` took."""
+    fused = bool(optimizer.defaults.get("fused"))
+    for name, parameter in model.named_parameters():
+        moments = {key.partition(".")[0]: value for key, value in tensors.items() if key.partition(".")[2] == name}
+        if moments:  # only fused optimisers count their steps on the device
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device) if fused or key != "step" else value for key, value in moments.items()
+            }
+
+
+def random_tensors(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def restore_random(device: torch.device, tensors: dict[str, Tensor]) -> None:
+    """Put torch's generators where `random_tensors` found them."""
+    torch.set_rng_state(tensors["cpu"])
+    if device.type == "cuda" and "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"], device)
+
+
+def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under names that begin with `prefix.`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix.`, without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
 def _save(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
     with files.replacing(path) as temporary:
         save_file(tensors, temporary, {"projtrans": json.dumps(record)})
@@ -103,5 +148,3 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if record.get("format") != FORMAT:
         raise RunError(f"{path}: format {record.get('format')} is not the one that this version reads ({FORMAT})")
     return record, tensors
-
-

@@ -13,7 +13,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def choose(name: str) -> torch.device:
-    """The device for auto, cpu, cuda or cuda:N; auto is cuda where there is one. Raises ConfigError for what is not there."""
+    """The device for auto (cuda where there is one), cpu, cuda or cuda:N; raises ConfigError for what is not there."""
     kind, _, number = name.partition(":")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,10 +22,18 @@ def choose(name: str) -> torch.device:
     if kind != "cuda" or (number and not number.isdigit()):
         raise ConfigError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: no CUDA device is available to this PyTorch ({torch.__version__}); use cpu")
+        raise ConfigError(
+            f"--device {name}: no CUDA device is available to this PyTorch ({torch.__version__}); use cpu"
+        )
     if number and int(number) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, counted from 0")
     return torch.device(name)
+
+
+def use_threads(threads: int | None) -> None:
+    """Compute with so many processor threads; None leaves it to torch (all cores)."""
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def describe(device: torch.device) -> str:
@@ -36,7 +44,7 @@ def describe(device: torch.device) -> str:
 
 
 def bfloat16_pays(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices faster than float32 ones: CUDA since Ampere, CPUs with AMX or AVX512-BF16."""
+    """Whether the device multiplies bfloat16 faster than float32: CUDA since Ampere, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool({"amx_bf16", "avx512_bf16"} & set(_cpuinfo("flags").split()))

@@ -1,4 +1,4 @@
-"""The scores of a model on sentence pairs: loss and accuracy with the reference forced, BLEU and chrF of its translations.
+"""The scores of a model on sentence pairs: loss and accuracy with the reference forced, BLEU and chrF.
 
 Validation during training and the command `evaluate` both come here, so they report the same numbers.
 """
@@ -13,9 +13,10 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
-from projtrans.batching import Example, fixed_batches
+from projtrans.batching import Example, Layout, fixed_batches
 from projtrans.corpus import Pair
 from projtrans.loss import cross_entropy
+from projtrans.tokenizer import Tokenizer
 from projtrans.translate import WINDOW, Translator
 
 BATCH_TOKENS = 4096
@@ -69,13 +70,22 @@ class Evaluation:
         return asdict(self)
 
 
+def encode(tokenizer: Tokenizer, layout: Layout, pairs: Sequence[Pair], *, cut: bool) -> list[Example]:
+    """The pairs in pieces; those that are too long for the model are cut, or else left out."""
+    sources = tokenizer.encode_source([pair.source for pair in pairs])
+    targets = tokenizer.encode_target([pair.target for pair in pairs])
+    both = zip(sources, targets, strict=True)
+    return [layout.example(source, target) for source, target in both if cut or layout.fits(source, target)]
+
+
 @torch.inference_mode()
 def forced(translator: Translator, pairs: Sequence[Pair]) -> Forced:
     """Teacher-forced loss and accuracy over the pairs."""
     sums = torch.zeros(3, dtype=torch.float64)
     padded = torch.zeros(2, dtype=torch.float64)
     model, device = translator.model, translator.device
-    for _, batch in fixed_batches(_examples(translator, pairs), translator.layout, BATCH_TOKENS):
+    examples = encode(translator.tokenizer, translator.layout, pairs, cut=True)
+    for _, batch in fixed_batches(examples, translator.layout, BATCH_TOKENS):
         batch = batch.to(device)
         h_BTD = model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
         counted = batch.counted_BT
@@ -130,12 +140,6 @@ def evaluate(
 def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:
     """Corpus BLEU in sacrebleu's default form, with its signature; references: one sequence a reference."""
     return _score(BLEU(), hypotheses, references)
-
-
-def _examples(translator: Translator, pairs: Sequence[Pair]) -> list[Example]:
-    sources = translator.tokenizer.encode_source([pair.source for pair in pairs])
-    targets = translator.tokenizer.encode_target([pair.target for pair in pairs])
-    return [translator.layout.example(source, target) for source, target in zip(sources, targets, strict=True)]
 
 
 def _cross_entropy(translator: Translator, h_ND: Tensor, target_N: Tensor) -> Any:

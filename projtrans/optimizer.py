@@ -20,7 +20,9 @@ from projtrans.errors import ConfigError
 class OptimizerConfig:
     """How gradients move the weights."""
 
-    optimizer: Literal["adamw", "rmsprop"] = setting("adamw", "adamw (Loshchilov & Hutter 2019) or rmsprop (as in Keras)")
+    optimizer: Literal["adamw", "rmsprop"] = setting(
+        "adamw", "adamw (Loshchilov & Hutter 2019) or rmsprop (as in Keras)"
+    )
     learning_rate: float = setting(1e-3, "peak learning rate", above=0)
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = setting(
         "cosine", "after the warm-up: cosine to 0 at the last update, inverse square root of the update, or constant"
@@ -28,11 +30,16 @@ class OptimizerConfig:
     warmup_updates: int = setting(500, "updates of linear warm-up", minimum=0)
     weight_decay: float = setting(0.01, "of matrices; not of biases, norms and σ (adamw only)", minimum=0)
     beta1: float = setting(0.9, "decay of the first moment (adamw)", minimum=0, below=1)
-    beta2: float = setting(0.98, "decay of the second moment (adamw), of the squared gradient (rmsprop)", above=0, below=1)
+    beta2: float = setting(
+        0.98, "decay of the second moment (adamw), of the squared gradient (rmsprop)", above=0, below=1
+    )
     sigma_rate: float = setting(10.0, "learning rate of log σ, relative to the others'", above=0)
     clip_norm: float | None = setting(1.0, "largest norm of the whole gradient; null: no clipping", above=0)
     average: float | None = setting(
-        0.999, "decay an update of the moving average of the weights, which is what is saved; null: none", above=0, below=1
+        0.999,
+        "decay an update of the moving average of the weights, which is what is saved; null: none",
+        above=0,
+        below=1,
     )
 
     def __post_init__(self) -> None:

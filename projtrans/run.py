@@ -78,26 +78,32 @@ class Run:
 
     def create(self, raw: config.Raw, tokenizer: Tokenizer) -> None:
         """Make the folder with its configuration and tokenizer; raises ConfigError where a run is already."""
+        self.refuse_existing()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(self.folder)
+        files.write_text(self.config_file, config.to_yaml(raw))
+
+    def refuse_existing(self) -> None:
+        """Raise ConfigError where a run is already, or where no folder can be."""
         if self.config_file.exists():
             raise ConfigError(f"run {self.folder}: holds a run already; use --resume, or another --run DIR")
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"run {self.folder}: not a directory; use another --run DIR")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(self.folder)
-        files.write_text(self.config_file, config.to_yaml(raw))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
-    def truncate_metrics(self, update: int) -> None:
-        """Forget what was logged after `update`: a resumed run logs it again."""
-        if not self.metrics_file.exists():
-            return
-        lines = files.read_lines(self.metrics_file)
-        kept = [line for line in lines if (_parsed(line) or {"update": update + 1})["update"] <= update]
-        files.write_lines(self.metrics_file, kept)
+    @property
+    def metrics_bytes(self) -> int:
+        """The size of metrics.jsonl so far."""
+        return self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+
+    def truncate_metrics(self, size: int) -> None:
+        """Forget what was logged beyond the first `size` bytes: a resumed run logs it again."""
+        if self.metrics_bytes > size:
+            os.truncate(self.metrics_file, size)
 
     def mark_latest(self) -> None:
         """Let runs/latest point to this run, where this run lies in runs/."""
@@ -128,12 +134,3 @@ def free_folder(name: str) -> Path:
         number += 1
         folder = RUNS / f"{name}-{number}"
     return folder
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """The JSON object of a line, None where the line was cut off in the middle."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) and "update" in value else None

@@ -1,11 +1,10 @@
 """The whole configuration of a run: its four sections, flags on top of a file, and what a resumed run may change.
 
-The sections are declared beside their users, except that of training: the loop takes the whole, so its part stands here.
+The sections are declared beside their users, except that of training: the loop takes the whole, so it stands here.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from projtrans import config
@@ -35,7 +34,9 @@ class TrainingConfig(OptimizerConfig):
     best: Literal["loss", "bleu"] = setting("loss", "what makes a validation the best one")
     validation_sentences: int = setting(500, "sentences of the validation split whose BLEU is measured", minimum=1)
     validation_beam: int = setting(1, "beam size of that BLEU", minimum=1)
-    precision: Literal["auto", "fp32", "bf16"] = setting("auto", "auto: bfloat16 products where the hardware is good at them")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "auto: bfloat16 products where the hardware is good at them"
+    )
     seed: int = setting(1, "of the weights, the order of the data and dropout", minimum=0)
     report_updates: int = setting(20, "updates between two reports", minimum=1)
     save_minutes: float = setting(5.0, "minutes between two saved states, besides the one after every epoch", above=0)
@@ -53,7 +54,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.training.padding_in_loss and self.model.mask_padding:
-            raise ConfigError("training.padding_in_loss: needs model.mask_padding false, where padding has a fixed length")
+            raise ConfigError(
+                "training.padding_in_loss: needs model.mask_padding false, where padding has a fixed length"
+            )
         if not self.training.by_length and self.training.batch_sentences is None:
             raise ConfigError("training.by_length: false needs training.batch_sentences, the size of a random batch")
 
@@ -88,7 +91,9 @@ def resumed(run: Run, *, sets: Sequence[str], flags: Overrides) -> Config:
     changes = _changes(config.dump(before), config.dump(after))
     refused = [f"{path} ({change})" for path, change in changes if path not in allowed]
     if refused:
-        raise ConfigError(f"--resume: cannot change {', '.join(refused)} in {run.folder}; train anew under another --run DIR")
+        raise ConfigError(
+            f"--resume: cannot change {', '.join(refused)} in {run.folder}; train anew under another --run DIR"
+        )
     return after
 
 
@@ -111,7 +116,5 @@ def _changes(before: Any, after: Any, path: str = "") -> list[tuple[str, str]]:
         return [] if before == after else [(path, f"{before} to {after}")]
     keys = dict.fromkeys([*before, *after])
     return [
-        change
-        for key in keys
-        for change in _changes(before.get(key), after.get(key), f"{path}.{key}" if path else key)
+        change for key in keys for change in _changes(before.get(key), after.get(key), f"{path}.{key}" if path else key)
     ]

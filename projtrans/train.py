@@ -17,11 +17,25 @@ from torch import Tensor
 
 from projtrans import __version__, files
 from projtrans import device as devices
-from projtrans.batching import Batch, Example, Layout, epoch
-from projtrans.checkpoint import State, build_model, load_state, load_weights, save_model, save_state
+from projtrans.batching import Batch, epoch
+from projtrans.checkpoint import (
+    State,
+    below,
+    build_model,
+    load_state,
+    load_weights,
+    named,
+    optimizer_tensors,
+    random_tensors,
+    restore_optimizer,
+    restore_random,
+    save_model,
+    save_state,
+)
 from projtrans.corpus import Pair
 from projtrans.errors import DataError, DivergedError, Interrupted
-from projtrans.evaluate import Evaluation, bleu, evaluate, forced
+from projtrans.evaluate import Evaluation, bleu, encode, evaluate, forced
+from projtrans.events import Finished, Progress, Report, Started, Testing, Validated
 from projtrans.loss import cross_entropy
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
 from projtrans.run import Run
@@ -29,82 +43,6 @@ from projtrans.search import DecodingConfig
 from projtrans.settings import Config
 from projtrans.tokenizer import Tokenizer
 from projtrans.translate import Translator, layout_of
-
-# ----------------------------------------------------------------------------------------------------------- events
-
-
-@dataclass(frozen=True)
-class Started:
-    """Training begins, or goes on."""
-
-    run: str
-    device: str
-    precision: str
-    parameters: int
-    train_pairs: int
-    left_out: int  # training pairs longer than corpus.max_length
-    updates_an_epoch: int
-    last_update: int
-    update: int  # where a resumed run goes on; 0: from the start
-    sigma: dict[str, str]  # per role: the initial σ, and whether it is learned
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Some updates were made; loss and accuracy are those since the last report."""
-
-    epoch: int
-    update: int
-    last_update: int
-    seconds: float
-    loss: float
-    accuracy: float
-    learning_rate: float
-    gradient_norm: float
-    target_tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class Validated:
-    """One epoch is over; train figures are means over it."""
-
-    epoch: int
-    update: int
-    seconds: float
-    training_seconds: float
-    loss: float
-    accuracy: float
-    accuracy_with_padding: float | None
-    bleu: float
-    train_loss: float
-    train_accuracy: float
-    sigma: dict[str, list[float]]
-    best: bool
-
-
-@dataclass(frozen=True)
-class Testing:
-    """The best model translates the test split."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Training is over; why, and the scores of the best model."""
-
-    run: str
-    reason: str
-    summary: dict[str, Any]
-    test: Evaluation | None
-
-
-Event = Started | Progress | Validated | Testing | Finished
-Report = Callable[[Event], None]
-
-
-# ------------------------------------------------------------------------------------------------------------- loop
 
 
 @dataclass
@@ -131,15 +69,25 @@ class Trainer:
     """One run being trained: the model with everything that moves."""
 
     def __init__(
-        self, settings: Config, run: Run, tokenizer: Tokenizer, train: Sequence[Pair], valid: Sequence[Pair],
-        device: torch.device, report: Report,
-    ) -> None:  # fmt: skip
-        self.settings, self.training, self.run, self.report, self.device = (
-            settings, settings.training, run, report, device,
-        )  # fmt: skip
+        self,
+        settings: Config,
+        run: Run,
+        tokenizer: Tokenizer,
+        train: Sequence[Pair],
+        valid: Sequence[Pair],
+        device: torch.device,
+        report: Report,
+    ) -> None:
+        self.settings, self.training = settings, settings.training
+        self.run, self.device, self.report = run, device, report
         self.tokenizer, self.valid = tokenizer, valid
         self.layout = layout_of(tokenizer, settings.corpus, settings.model)
-        self.examples, self.left_out = encode(tokenizer, self.layout, train, settings.corpus.overlong == "cut")
+        self.examples = encode(tokenizer, self.layout, train, cut=settings.corpus.overlong == "cut")
+        self.left_out = len(train) - len(self.examples)
+        if not self.examples:
+            raise DataError(
+                f"corpus.max_length: {settings.corpus.max_length} leaves none of {len(train)} training pairs; raise it"
+            )
         self.lengths = [(len(example.source), len(example.target)) for example in self.examples]
         torch.manual_seed(self.training.seed)
         self.model = build_model(settings.model, settings.corpus, tokenizer).to(device)
@@ -164,6 +112,7 @@ class Trainer:
             self._epoch()
             self._validate()
             self.save()
+            self._heed_signal()
 
     def _epoch(self) -> None:
         batches, size = self._batches(self.counters.epoch), self.training.accumulation
@@ -173,8 +122,9 @@ class Trainer:
             self._tick(self.counters.batch == len(batches))
             if self._out_of_updates() or self._out_of_time():
                 break
-        self.counters.epoch += 1
-        self.counters.batch = 0
+        if self.counters.batch == len(batches):
+            self.counters.epoch += 1
+            self.counters.batch = 0
 
     def _update(self, batches: Sequence[Batch]) -> None:
         """One step of the optimiser on the mean gradient of all counted pieces of the batches."""
@@ -222,14 +172,16 @@ class Trainer:
         self.clock = now
         if counters.update % self.training.report_updates == 0 or last_of_epoch:
             self._report_progress()
+        self._heed_signal()
+        if now - self.saved_at > 60 * self.training.save_minutes:
+            self.save()
+
+    def _heed_signal(self) -> None:
         number = self.stop_signal()
         if number is not None:
             self.save()
-            raise Interrupted(
-                f"stopped at update {counters.update}; go on with: projtrans train --resume --run {self.run.folder}", number
-            )
-        if now - self.saved_at > 60 * self.training.save_minutes:
-            self.save()
+            again = f"projtrans train --resume --run {self.run.folder}"
+            raise Interrupted(f"stopped at update {self.counters.update}; go on with: {again}", number)
 
     def _report_progress(self) -> None:
         counters, window = self.counters, self.window
@@ -267,12 +219,12 @@ class Trainer:
         now = time.perf_counter()
         counters.seconds, self.clock = counters.seconds + now - self.clock, now
         if best:
-            counters.best_epoch = counters.epoch
+            counters.best_epoch = counters.epoch + (counters.batch > 0)
             self._save_best(scores.loss, sample_bleu)
         nll, correct, pieces = counters.sums
         counters.sums = [0.0, 0.0, 0.0]
         validated = Validated(
-            epoch=counters.epoch,
+            epoch=counters.epoch + (counters.batch > 0),
             update=counters.update,
             seconds=counters.seconds,
             training_seconds=counters.training_seconds,
@@ -314,22 +266,19 @@ class Trainer:
 
     def save(self) -> None:
         """Write the complete state, and let runs/latest point here."""
-        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        tensors = named("model", dict(self.model.named_parameters()))
         if self.average:
-            tensors |= {f"average.{name}": p for name, p in self.average.model.named_parameters()}
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        for parameter, moments in self.optimizer.state.items():
-            tensors |= {f"optimizer.{key}.{names[parameter]}": value for key, value in moments.items()}
-        tensors |= {"random.cpu": torch.get_rng_state(), "window": self.window.sums}
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+            tensors |= named("average", dict(self.average.model.named_parameters()))
+        tensors |= named("optimizer", optimizer_tensors(self.model, self.optimizer))
+        tensors |= named("random", random_tensors(self.device)) | {"window": self.window.sums}
         record = {
             "counters": asdict(self.counters),
             "average_updates": self.average.updates if self.average else 0,
             "window_pieces": self.window.pieces,
+            "metrics_bytes": self.run.metrics_bytes,
             "tokenizer": self.tokenizer.checksum,
         }
-        save_state(self.run, State(record, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+        save_state(self.run, State(record, tensors))
         self.run.mark_latest()
         self.saved_at = time.perf_counter()
 
@@ -337,25 +286,16 @@ class Trainer:
         """Go back to the last complete state."""
         state = load_state(self.run)
         if state.record["tokenizer"] != self.tokenizer.checksum:
-            raise DataError(f"run {self.run.folder}: the data folder's tokenizer is not the one that the run was trained with")
+            raise DataError(f"run {self.run.folder}: was trained with another tokenizer than the data folder's")
         self.counters = Counters(**state.record["counters"])
-        load_weights(self.model, _below(state.tensors, "model."), self.run.state_file)
+        load_weights(self.model, below("model", state.tensors), self.run.state_file)
         if self.average:
-            load_weights(self.average.model, _below(state.tensors, "average."), self.run.state_file)
+            load_weights(self.average.model, below("average", state.tensors), self.run.state_file)
             self.average.updates = state.record["average_updates"]
-        moments = _below(state.tensors, "optimizer.")
-        for name, parameter in self.model.named_parameters():
-            of_parameter = {key.partition(".")[0]: t for key, t in moments.items() if key.partition(".")[2] == name}
-            if of_parameter:
-                self.optimizer.state[parameter] = {
-                    key: tensor.to(self.device) if key != "step" or self.training.optimizer == "adamw" else tensor
-                    for key, tensor in of_parameter.items()
-                }
-        torch.set_rng_state(state.tensors["random.cpu"])
-        if "random.cuda" in state.tensors and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state.tensors["random.cuda"], self.device)
+        restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
+        restore_random(self.device, below("random", state.tensors))
         self.window.restore(state.tensors["window"], state.record["window_pieces"], self.counters.training_seconds)
-        self.run.truncate_metrics(self.counters.update)
+        self.run.truncate_metrics(state.record["metrics_bytes"])
 
     def _save_best(self, loss: float, sample_bleu: float) -> None:
         model = self.average.model if self.average else self.model
@@ -379,9 +319,12 @@ class Trainer:
         batch = self.layout.batch([self.examples[i] for i in indices])
         if self.training.padding_in_loss:
             return Batch(
-                batch.source_BS, batch.source_mask_BS, batch.target_in_BT, batch.target_out_BT,
+                batch.source_BS,
+                batch.source_mask_BS,
+                batch.target_in_BT,
+                batch.target_out_BT,
                 torch.ones_like(batch.counted_BT),
-            )  # fmt: skip
+            )
         return batch
 
 
@@ -442,18 +385,6 @@ def train(
     return summary
 
 
-def encode(
-    tokenizer: Tokenizer, layout: Layout, pairs: Sequence[Pair], cut: bool
-) -> tuple[list[Example], int]:
-    """The examples of the pairs, and how many were left out because a side is too long (none where they are cut)."""
-    sources = tokenizer.encode_source([pair.source for pair in pairs])
-    targets = tokenizer.encode_target([pair.target for pair in pairs])
-    both = [(s, t) for s, t in zip(sources, targets, strict=True) if cut or layout.fits(s, t)]
-    if not both:
-        raise DataError(f"corpus: none of the {len(pairs)} training pairs fits corpus.max_length={layout.max_length}; raise it")
-    return [layout.example(s, t) for s, t in both], len(pairs) - len(both)
-
-
 def sigmas(model: torch.nn.Module) -> dict[str, list[float]]:
     """σ of every projection-attention module, by its name: one a head, or one."""
     return {
@@ -491,10 +422,14 @@ def _initial_sigma(model: torch.nn.Module) -> dict[str, str]:
 
 
 def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation:
+    def progress(done: int, total: int) -> None:
+        number = trainer.stop_signal()
+        if number is not None:
+            raise Interrupted(f"training is complete; score it with: projtrans evaluate {trainer.run.folder}", number)
+        report(Testing(done, total))
+
     translator = Translator.of_run(trainer.run, trainer.device)
-    evaluation, _ = evaluate(
-        translator, pairs, run=str(trainer.run.folder), split="test", report=lambda done, total: report(Testing(done, total))
-    )
+    evaluation, _ = evaluate(translator, pairs, run=str(trainer.run.folder), split="test", report=progress)
     return evaluation
 
 
@@ -513,10 +448,6 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "device": devices.describe(trainer.device),
         "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _without(record: dict[str, Any], key: str) -> dict[str, Any]:

@@ -79,19 +79,21 @@ class Memory:
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder with their embeddings and the output layer (Vaswani et al. 2017; norm and ties as configured).
+    """Encoder and decoder with their embeddings and the output layer (Vaswani et al. 2017).
 
     max_length: positions of the learned table, in pieces; sinusoidal positions have no end.
     Raises ConfigError where the vocabularies do not fit the ties.
     """
 
-    def __init__(self, config: ModelConfig, *, source_size: int, target_size: int, max_length: int, joint: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, *, source_size: int, target_size: int, max_length: int, joint: bool
+    ) -> None:
         super().__init__()
         tie = config.embeddings.tie
         if tie == "all" and not joint:
             raise ConfigError(
-                "model.embeddings.tie: 'all' needs one vocabulary for both languages (corpus.tokenizer bpe or unigram); "
-                "set it to output or none"
+                "model.embeddings.tie: 'all' needs one vocabulary for both languages (corpus.tokenizer bpe or "
+                "unigram); set it to output or none"
             )
         self.config = config
         self.scale = math.sqrt(config.width) if config.embeddings.init == "normal" else 1.0
@@ -133,7 +135,7 @@ class Transformer(nn.Module):
         return Memory([layer.cross.attention.project_keys(x_BSD) for layer in self.decoder], mask_B11S)
 
     def decode(self, target_BT: Tensor, memory: Memory) -> Tensor:
-        """The decoder's last hidden states [B, T, D] for whole targets, each position seeing itself and those before."""
+        """The decoder's last hidden states [B, T, D] for whole targets; a position sees itself and those before."""
         x_BTD = self._embed(self.target_embedding, self.target_positions, target_BT, 0)
         for layer, source in zip(self.decoder, memory.layers, strict=True):
             x_BTD = layer(x_BTD, source, memory.mask_B11S)
@@ -203,7 +205,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 class Sublayer(nn.Module):
-    """x + dropout(f(norm(x))) (pre-norm; Xiong et al. 2020) or norm(x + dropout(f(x))) (post-norm; Vaswani et al. 2017)."""
+    """x + dropout(f(norm(x))) (pre-norm, Xiong et al. 2020) or norm(x + dropout(f(x))) (post-norm, Vaswani et al.)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -239,7 +241,7 @@ class AttentionSublayer(Sublayer):
 class SelfAttention(AttentionSublayer):
     """Every position attends to the positions of its own sentence."""
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:  # noqa: D102
+    def forward(self, x_BTD: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         q, kv = self.attention.project(self.before(x_BTD))
         return self.after(x_BTD, self.attention(q, kv, mask, causal))
 
@@ -253,7 +255,7 @@ class SelfAttention(AttentionSublayer):
 class CrossAttention(AttentionSublayer):
     """Every target position attends to the source."""
 
-    def forward(self, x_BTD: Tensor, source: KeysValues, mask_B11S: Tensor | None) -> Tensor:  # noqa: D102
+    def forward(self, x_BTD: Tensor, source: KeysValues, mask_B11S: Tensor | None) -> Tensor:
         q = self.attention.project_queries(self.before(x_BTD))
         return self.after(x_BTD, self.attention(q, source, mask_B11S))
 
@@ -266,7 +268,7 @@ class FeedForward(Sublayer):
         self.expand = nn.Linear(config.width, config.feedforward)
         self.contract = nn.Linear(config.feedforward, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.after(x, self.contract(F.relu(self.expand(self.before(x)))))
 
 
@@ -278,7 +280,7 @@ class EncoderLayer(nn.Module):
         self.self_attention = SelfAttention(config, "encoder")
         self.feedforward = FeedForward(config)
 
-    def forward(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:  # noqa: D102
+    def forward(self, x_BSD: Tensor, mask_B11S: Tensor | None) -> Tensor:
         return self.feedforward(self.self_attention(x_BSD, mask_B11S))
 
 

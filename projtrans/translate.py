@@ -5,9 +5,10 @@ translation (beyond float rounding). Knows no files but the run it is loaded fro
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,11 @@ class Translation:
     def score(self) -> float:
         """The score of the best translation."""
         return self.hypotheses[0].score
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: source, translation, score and all hypotheses."""
+        best = {"source": self.source, "translation": self.text, "score": self.score}
+        return best | {"hypotheses": [asdict(hypothesis) for hypothesis in self.hypotheses]}
 
 
 class Translator:
@@ -119,7 +125,7 @@ class Translator:
         found = search(
             _Decoder(self.model, memory, len(sources)),
             self._max_length(sources),
-            self.decoding,
+            replace(self.decoding, beam_size=max(self.decoding.beam_size, n_best)),
             bos_id=self.layout.bos_id,
             eos_id=self.layout.eos_id,
             banned_ids=[self.layout.pad_id, self.layout.bos_id, self.tokenizer.unk_id],

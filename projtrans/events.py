@@ -1,0 +1,78 @@
+"""What training reports while it runs. Rendered elsewhere, or collected by a caller from Python."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from projtrans.evaluate import Evaluation
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins, or goes on."""
+
+    run: str
+    device: str
+    precision: str
+    parameters: int
+    train_pairs: int
+    left_out: int  # training pairs longer than corpus.max_length
+    updates_an_epoch: int
+    last_update: int
+    update: int  # where a resumed run goes on; 0: from the start
+    sigma: dict[str, str]  # per role: the initial σ, and whether it is learned
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Some updates were made; loss and accuracy are those since the last report."""
+
+    epoch: int
+    update: int
+    last_update: int
+    seconds: float
+    loss: float
+    accuracy: float
+    learning_rate: float
+    gradient_norm: float
+    target_tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    """One epoch is over; train figures are means over it."""
+
+    epoch: int
+    update: int
+    seconds: float
+    training_seconds: float
+    loss: float
+    accuracy: float
+    accuracy_with_padding: float | None
+    bleu: float
+    train_loss: float
+    train_accuracy: float
+    sigma: dict[str, list[float]]
+    best: bool
+
+
+@dataclass(frozen=True)
+class Testing:
+    """The best model translates the test split."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Training is over; why, and the scores of the best model."""
+
+    run: str
+    reason: str
+    summary: dict[str, Any]
+    test: Evaluation | None
+
+
+Event = Started | Progress | Validated | Testing | Finished
+Report = Callable[[Event], None]

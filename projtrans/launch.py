@@ -1,0 +1,84 @@
+"""What a `train` command means: which configuration, which run folder, which data. Trains nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from projtrans import config
+from projtrans import prepare as preparing
+from projtrans.corpus import CorpusConfig
+from projtrans.errors import ConfigError
+from projtrans.run import Run, free_folder, open_run
+from projtrans.settings import Config, resolve, resumed
+
+SHIPPED_FOR = {"phrasebook": "phrasebook", "tatoeba-spa-eng": "tatoeba"}
+"""The shipped configuration that is made for a corpus."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A run that can begin, or go on."""
+
+    settings: Config
+    run: Run
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What the command line says beyond the configuration file."""
+
+    attention: str | None
+    sets: Sequence[str]
+    overrides: Sequence[tuple[str, Any]]  # dotted path and value
+
+
+def corpus_config(config_name: str | None, given: dict[str, Any]) -> CorpusConfig:
+    """The corpus section of a configuration (by default the one shipped for the corpus), with flags on top."""
+    name = config_name or SHIPPED_FOR.get(given.get("name", "phrasebook"))
+    section = config.read_yaml(config.find(name)).get("corpus") if name else {}
+    return config.build(CorpusConfig, section | given if isinstance(section, dict) else section or given, "corpus")
+
+
+def begin(
+    config_name: str | None, flags: Flags, *, run: Path | None, data: Path | None, report: preparing.Report
+) -> Launch:
+    """A run from the start; its data are prepared where there are none.
+
+    With `data` and without a configuration, the data say what they are. Raises ConfigError where the run folder holds a
+    run, or the data are not those that the configuration asks for.
+    """
+    manifest = None if data is None else preparing.load_manifest(data)
+    name = config_name or (SHIPPED_FOR.get(manifest.corpus) if manifest else "phrasebook")
+    raw = config.read_yaml(config.find(name)) if name else {}
+    if manifest and config_name is None:
+        raw["corpus"] = config.dump(manifest.config)
+    settings = resolve(raw, attention=flags.attention, sets=flags.sets, flags=flags.overrides)
+    stem = Path(name).stem if name else settings.corpus.folder_name
+    kind = settings.model.attention.kind
+    run_folder = run or free_folder(stem if stem.endswith(f"-{kind}") else f"{stem}-{kind}")
+    Run(run_folder).refuse_existing()
+    folder = data or preparing.default_folder(settings.corpus)
+    if data is None and not (folder / preparing.MANIFEST).exists():
+        report(preparing.Stage(text=f"preparing {settings.corpus.name} in {folder}"))
+        preparing.prepare(settings.corpus, folder, report=report)
+    _check(settings.corpus, folder, config_name)
+    return Launch(settings, Run(run_folder), folder)
+
+
+def resume(config_name: str | None, flags: Flags, *, run: Path | None, data: Path | None) -> Launch:
+    """A run that goes on, with its own configuration."""
+    if config_name is not None:
+        raise ConfigError(f"--config {config_name}: a resumed run keeps its configuration; leave --config out")
+    opened = open_run(run)
+    kind = [] if flags.attention is None else [("model.attention.kind", flags.attention)]
+    settings = resumed(opened, sets=flags.sets, flags=[*flags.overrides, *kind])
+    return Launch(settings, opened, data or preparing.default_folder(settings.corpus))
+
+
+def _check(corpus: CorpusConfig, folder: Path, config_name: str | None) -> None:
+    different = preparing.differences(preparing.load_manifest(folder), corpus)
+    if different:
+        again = f"projtrans prepare --config {config_name}" if config_name else f"projtrans prepare {corpus.name}"
+        raise ConfigError(f"{folder}: {'; '.join(different)}; run '{again} -o DIR' and train with --data DIR")
