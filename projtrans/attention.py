@@ -321,10 +321,9 @@ class ProjectionAttention(MultiHeadAttention):
 
     def sigma(self) -> Tensor:
         """σ of every head (or of the module), float32, [H] or [1]."""
-        log_sigma = self.log_sigma
-        if log_sigma.requires_grad and self.normalize == "head":
-            log_sigma = log_sigma.clamp(min=math.log(SMALLEST_LEARNED))
-        return log_sigma.exp()
+        if self.log_sigma.requires_grad and self.normalize == "head":
+            return self.log_sigma.clamp(min=math.log(SMALLEST_LEARNED)).exp()
+        return self.log_sigma.exp()
 
     def condition(self, x_BHTK: Tensor) -> Tensor:
         """Unit length over the model width: all heads of a position together."""

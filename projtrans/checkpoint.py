@@ -90,7 +90,7 @@ def load_state(run: Run) -> State:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's moments as `KEY.PARAMETER`, whatever the optimiser keeps."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{key}.{names[parameter]}": value
         for parameter, moments in optimizer.state.items()

@@ -8,6 +8,7 @@ nothing else in the project repeats any of them.
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,7 +108,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key given twice is a mistake instead of a silent choice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.MarkedYAMLError(problem=f"'{key}' stands twice", problem_mark=node.start_mark)
@@ -225,9 +226,9 @@ def _number(value: Any) -> float | None:
 def _check_bounds(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
-    holds = {"≥": value.__ge__, ">": value.__gt__, "≤": value.__le__, "<": value.__lt__}
+    holds = {"≥": operator.ge, ">": operator.gt, "≤": operator.le, "<": operator.lt}
     bounds = metadata.get("bounds", {})
-    if not all(holds[sign](type(value)(bound)) for sign, bound in bounds.items()):
+    if not all(holds[sign](value, bound) for sign, bound in bounds.items()):
         allowed = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items())
         raise ConfigError(f"{path}: {value} is out of range, it must be {allowed}")
 

@@ -60,7 +60,7 @@ class _CrossEntropy(torch.autograd.Function):
         return smoothed, nll, correct
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         grad_h, grad_weight, grad_bias = ctx.saved_tensors
         return grad_h * grad.to(grad_h.dtype), grad_weight * grad, grad_bias * grad, None, None

@@ -6,8 +6,9 @@ keys is the attention module's own business: nothing here asks which kind it is.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,8 +118,9 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for module in self.modules():  # after the linear layers: attention has its own rule for its matrices
-            if hasattr(module, "reset_parameters") and not isinstance(module, nn.Linear | Transformer):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset) and not isinstance(module, nn.Linear | Transformer):
+                reset()
         for embedding in (self.source_embedding, self.target_embedding):
             if self.config.embeddings.init == "normal":
                 nn.init.normal_(embedding.weight, std=self.config.width**-0.5)
@@ -132,7 +134,7 @@ class Transformer(nn.Module):
         for layer in self.encoder:
             x_BSD = layer(x_BSD, mask_B11S)
         x_BSD = self.encoder_norm(x_BSD)
-        return Memory([layer.cross.attention.project_keys(x_BSD) for layer in self.decoder], mask_B11S)
+        return Memory([layer.cross.attention.project_keys(x_BSD) for layer in self._decoder_layers()], mask_B11S)
 
     def decode(self, target_BT: Tensor, memory: Memory) -> Tensor:
         """The decoder's last hidden states [B, T, D] for whole targets; a position sees itself and those before."""
@@ -155,7 +157,7 @@ class Transformer(nn.Module):
         position = 0 if past[0] is None else past[0].k_BHSK.shape[2]
         x = self._embed(self.target_embedding, self.target_positions, token_BM.reshape(B * M, 1), position)
         caches = []
-        for layer, source, cache in zip(self.decoder, memory.layers, past, strict=True):
+        for layer, source, cache in zip(self._decoder_layers(), memory.layers, past, strict=True):
             x, grown = layer.step(x, source, memory.mask_B11S, cache, B)
             caches.append(grown)
         return self.output(self._before_output(self.decoder_norm(x))).view(B, M, -1), caches
@@ -168,6 +170,9 @@ class Transformer(nn.Module):
         if torch.is_autocast_enabled(x.device.type):  # the residual stream too: 1.1 times as fast as a float32 one
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return dropout(x, self.config.dropout, self.training)
+
+    def _decoder_layers(self) -> "list[DecoderLayer]":
+        return list(cast(Iterable[DecoderLayer], self.decoder))
 
     def _before_output(self, x: Tensor) -> Tensor:
         return dropout(x, self.config.output_dropout, self.training)

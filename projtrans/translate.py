@@ -94,8 +94,11 @@ class Translator:
 
     def with_decoding(self, beam_size: int | None = None, length_penalty: float | None = None) -> "Translator":
         """The same translator with other search settings; None keeps the run's."""
-        given = {"beam_size": beam_size, "length_penalty": length_penalty}
-        decoding = replace(self.decoding, **{key: value for key, value in given.items() if value is not None})
+        decoding = replace(
+            self.decoding,
+            beam_size=self.decoding.beam_size if beam_size is None else beam_size,
+            length_penalty=self.decoding.length_penalty if length_penalty is None else length_penalty,
+        )
         return Translator(self.model, self.tokenizer, self.layout, decoding, self.device)
 
     def stream(self, lines: Iterable[str], *, n_best: int = 1, window: int = WINDOW) -> Iterator[Translation]:
