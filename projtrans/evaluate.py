@@ -115,8 +115,7 @@ def evaluate(
     begin = time.perf_counter()
     scores = forced(translator, pairs)
     hypotheses = _translate(translator, [pair.source for pair in pairs], report)
-    normal = translator.tokenizer.normal_form if translator.tokenizer.kind == "word" else str
-    references = [normal(pair.target) for pair in pairs]
+    references = references_of(translator.tokenizer, pairs)
     multiple = _multi_reference(pairs, hypotheses, references)
     evaluation = Evaluation(
         run=run,
@@ -127,7 +126,7 @@ def evaluate(
         accuracy=scores.accuracy,
         accuracy_with_padding=scores.accuracy_with_padding,
         bleu=bleu(hypotheses, [references]),
-        chrf=_score(CHRF(), hypotheses, [references]),
+        chrf=chrf(hypotheses, [references]),
         bleu_multi_reference=multiple,
         distinct_sources=len({pair.source for pair in pairs}),
         references="normal form of the word tokenizer" if translator.tokenizer.kind == "word" else "raw text",
@@ -138,9 +137,20 @@ def evaluate(
     return evaluation, hypotheses
 
 
+def references_of(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[str]:
+    """What translations are compared with: the raw targets, in the tokenizer's normal form where it has one (word)."""
+    targets = [pair.target for pair in pairs]
+    return [tokenizer.normal_form(target) for target in targets] if tokenizer.kind == "word" else targets
+
+
 def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:
     """Corpus BLEU in sacrebleu's default form, with its signature; references: one sequence a reference."""
     return _score(BLEU(), hypotheses, references)
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:
+    """Corpus chrF in sacrebleu's default form, with its signature; references: one sequence a reference."""
+    return _score(CHRF(), hypotheses, references)
 
 
 def _cross_entropy(translator: Translator, h_ND: Tensor, target_N: Tensor) -> Any:

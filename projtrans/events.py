@@ -49,7 +49,8 @@ class Validated:
     loss: float
     accuracy: float
     accuracy_with_padding: float | None
-    bleu: float
+    bleu: float  # of a sample of the validation split
+    chrf: float
     train_loss: float
     train_accuracy: float
     sigma: dict[str, list[float]]

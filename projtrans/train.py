@@ -34,7 +34,7 @@ from projtrans.checkpoint import (
 )
 from projtrans.corpus import Pair
 from projtrans.errors import DataError, DivergedError, Interrupted
-from projtrans.evaluate import Evaluation, bleu, encode, evaluate, forced
+from projtrans.evaluate import Evaluation, bleu, chrf, encode, evaluate, forced, references_of
 from projtrans.events import Finished, Progress, Report, Started, Testing, Validated
 from projtrans.loss import cross_entropy
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
@@ -210,9 +210,9 @@ class Trainer:
         scores = forced(translator, self.valid)
         sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
         sample = sample[: self.training.validation_sentences]
-        hypotheses = [t.text for t in translator.translate([pair.source for pair in sample])]
-        normal = self.tokenizer.normal_form if self.tokenizer.kind == "word" else str
-        sample_bleu = bleu(hypotheses, [[normal(pair.target) for pair in sample]]).score
+        hypotheses = [translation.text for translation in translator.translate([pair.source for pair in sample])]
+        references = [references_of(self.tokenizer, sample)]
+        sample_bleu = bleu(hypotheses, references).score
         score = -scores.loss if self.training.best == "loss" else sample_bleu
         best = math.isfinite(score) and (counters.best is None or score > counters.best)
         counters.best, counters.waited = (score, 0) if best else (counters.best, counters.waited + 1)
@@ -232,6 +232,7 @@ class Trainer:
             accuracy=scores.accuracy,
             accuracy_with_padding=scores.accuracy_with_padding,
             bleu=sample_bleu,
+            chrf=chrf(hypotheses, references).score,
             train_loss=nll / pieces,
             train_accuracy=correct / pieces,
             sigma=sigmas(translator.model),

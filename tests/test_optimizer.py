@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from projtrans.attention import ProjectionConfig
 from projtrans.config import build
 from projtrans.errors import ConfigError
 from projtrans.optimizer import Average, OptimizerConfig, build_optimizer, clip, rate, set_rate
-from projtrans.transformer import EmbeddingsConfig, LayersConfig, ModelConfig, Transformer
+from projtrans.transformer import ModelConfig, Transformer
 
 RATES = [
     ("warm-up begins at one share", "cosine", 100, 1, 1 / 100),
@@ -236,11 +235,3 @@ def test_a_gradient_within_the_limit_is_left_alone(limit: float | None) -> None:
 @pytest.mark.parametrize("limit", [1.0, None])
 def test_a_gradient_that_is_no_number_shows_in_the_norm(bad: float, limit: float | None) -> None:
     assert not math.isfinite(clipped([[bad], [1.0]], limit)[0])
-
-
-def test_the_sections_used_here_are_those_of_the_model() -> None:
-    """`model()` above builds from YAML words; this pins that they mean what the tests think they mean."""
-    config = model("output", "module").config
-    assert config.layers == LayersConfig(encoder=1, decoder=2)
-    assert config.embeddings == EmbeddingsConfig(tie="output")
-    assert config.attention == ProjectionConfig(learn_sigma="module")

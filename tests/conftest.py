@@ -1,0 +1,195 @@
+"""What the tests share: a toy language, small models that the real commands train on it, ways to run the command.
+
+The toy language spells the digits of a number and is translated word by word, from back to front. Some numbers have two
+right translations. Nobody needs to learn it well here: the models are to be small, different from chance, and quick.
+"""
+
+import contextlib
+import hashlib
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from projtrans.cli import app
+
+KINDS = ("standard", "projection")
+DIGITS = "zero one two three four five six seven eight nine".split()
+WORDS = "ba be bi bo bu da de di do du".split()
+
+TINY: dict[str, Any] = {
+    "corpus": {"name": "toy.tsv", "vocab_size": 400},
+    "model": {"layers": {"encoder": 1, "decoder": 1}, "width": 32, "heads": 2, "feedforward": 64},
+    "training": {
+        "batch_tokens": 512,
+        "learning_rate": 0.01,
+        "warmup_updates": 10,
+        "average": 0.9,
+        "epochs": 8,
+        "patience": None,
+        "validation_sentences": 1000,
+        "precision": "fp32",
+    },
+}
+"""The configuration of the toy models; the validation sample is the whole split."""
+
+
+def spell(number: str) -> str:
+    """The source sentence of a number: '314' is 'three one four'."""
+    return " ".join(DIGITS[int(digit)] for digit in number)
+
+
+def turn(number: str) -> str:
+    """Its translation: '314' is 'bu be bo'."""
+    return " ".join(WORDS[int(digit)] for digit in reversed(number))
+
+
+def numbers(count: int, seed: int = 0, longest: int = 5) -> list[str]:
+    """Distinct random numbers of two digits and more."""
+    generator, found = random.Random(seed), {}
+    while len(found) < count:
+        found["".join(generator.choices("0123456789", k=generator.randint(2, longest)))] = None
+    return list(found)
+
+
+def toy_pairs() -> list[tuple[str, str]]:
+    """About 300 pairs; a number that begins with 0, 1 or 2 has a second translation."""
+    pairs = [(spell(number), turn(number)) for number in numbers(240)]
+    return pairs + [(spell(number), f"{turn(number)} e") for number in numbers(240) if number[0] in "012"]
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of standard output, split where a shell splits them."""
+        return self.out.split("\n")[:-1]
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of standard error that tell of an error."""
+        return [line for line in self.err.split("\n") if line.startswith("error:")]
+
+
+def cli(*arguments: object, stdin: str | bytes = "") -> Result:
+    """Run the command in this process; an exception that would be a traceback fails the test."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise AssertionError(f"a traceback instead of a line: {result.exception!r}") from result.exception
+    return Result(result.exit_code, result.stdout_bytes.decode("utf-8"), result.stderr)
+
+
+def done(*arguments: object, stdin: str | bytes = "") -> Result:
+    """Run the command in this process; it must succeed."""
+    result = cli(*arguments, stdin=stdin)
+    assert result.status == 0, result.err
+    return result
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of `python -m projtrans`."""
+    return [sys.executable, "-m", "projtrans", *map(str, arguments)]
+
+
+def run(*arguments: object, folder: Path, stdin: bytes = b"", **options: Any) -> Result:
+    """Run the command as a process of its own."""
+    finished = subprocess.run(
+        command(*arguments), input=stdin, cwd=folder, capture_output=True, timeout=300, check=False, **options
+    )
+    return Result(finished.returncode, finished.stdout.decode("utf-8"), finished.stderr.decode("utf-8"))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Everything below a folder: the checksum of a file, the target of a link, the mark of a folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"-> {os.readlink(path)}"
+        else:
+            found[name] = "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes: writing more fails as on a full disk (Python ignores the signal)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# --------------------------------------------------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of the developer's machine reaches a test, and no test writes into the developer's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("PROJTRANS_", "XDG_"))]:
+            patch.delenv(name)
+        patch.delenv("NO_COLOR", raising=False)
+        patch.delenv("FORCE_COLOR", raising=False)
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A folder as a user would have it: corpus, configuration, prepared data, a run of each kind of attention."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The prepared corpus."""
+        return self.folder / "data" / "toy"
+
+    def run(self, kind: str) -> Path:
+        """The run folder of a kind of attention."""
+        return self.folder / "runs" / f"tiny-{kind}"
+
+
+@pytest.fixture(scope="session")
+def toy(_alone: None, tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """The toy corpus, prepared, and a model of each kind, trained: all by the command. Not to be changed by tests."""
+    folder = tmp_path_factory.mktemp("toy")
+    lines = [f"{source}\t{target}\n" for source, target in toy_pairs()]
+    (folder / "toy.tsv").write_text("".join(lines), encoding="utf-8")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    with contextlib.chdir(folder):
+        done("prepare", "toy.tsv", "--vocab-size", 400)
+        for kind in KINDS:
+            done("train", "--config", "tiny.yaml", "--attention", kind, "--threads", 1)
+    return Toy(folder)
+
+
+@pytest.fixture
+def workshop(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the toy's folder to work in, as current folder."""
+    folder = tmp_path / "workshop"
+    shutil.copytree(toy.folder, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
