@@ -135,7 +135,10 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _save(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
     with files.replacing(path) as temporary:
-        save_file(tensors, temporary, {"projtrans": json.dumps(record)})
+        try:
+            save_file(tensors, temporary, {"projtrans": json.dumps(record)})
+        except SafetensorError as error:  # a full disk comes as this, not as OSError
+            raise RunError(f"{path}: cannot be written ({error})") from error
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

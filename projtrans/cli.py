@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self
 import typer
 from typer.core import TyperGroup
 
-from projtrans import __version__, config, files
+from projtrans import __version__, files
 from projtrans import options as o
 from projtrans.errors import ConfigError, DataError, ProjtransError
 
@@ -128,8 +128,8 @@ def prepare(
     flags = {"name": corpus, "direction": direction, "split": split, "seed": seed}
     flags |= {"tokenizer": tokenizer, "vocab_size": vocab_size}
     sides = _ready_made({"train": train_sides, "valid": valid_sides, "test": test_sides}, corpus)
-    wanted = launch.corpus_config(config, {key: value for key, value in flags.items() if value is not None})
-    wanted = preparing.named(wanted, sides)
+    given = {key: value for key, value in flags.items() if value is not None}
+    wanted = preparing.named(launch.corpus_config(config, given, bundled=sides is None), sides)
     folder = output or preparing.default_folder(wanted)
     with console.PrepareDisplay(quiet) as display:
         manifest = preparing.prepare(wanted, folder, archive=archive, files=sides, force=force, report=display)
@@ -194,8 +194,6 @@ def _train(launched: Any, resume: bool, device: str, threads: int | None, quiet:
     target = devices.choose(device)
     tokenizer = load_tokenizer(launched.data)
     splits = {name: read_split(launched.data, name) for name in ("train", "valid", "test")}
-    if not resume:
-        launched.run.create(config.dump(launched.settings), tokenizer)
     with _StopSignals() as stop_signal, console.TrainingDisplay(quiet) as display:
         training.train(
             launched.settings,
@@ -262,7 +260,7 @@ def evaluate(
         raise ConfigError("evaluate: --source and --reference belong together; give both")
     opened = open_run(run)
     pairs = _own_pairs(source, reference) if source and reference else _split_pairs(opened, data, split)
-    translator = _translator(run, device, threads, beam_size, length_penalty)
+    translator = _translator(opened, device, threads, beam_size, length_penalty)
     name = str(source or split)
     with console.Bar("translating", quiet) as bar:
         result, translations = evaluating.evaluate(translator, pairs, run=str(opened.folder), split=name, report=bar)
@@ -317,13 +315,15 @@ def translate(
 
     Example: printf 'Hello.\\n' | projtrans translate
     """
+    from projtrans.run import open_run
+
     if text and (input or interactive):
         raise ConfigError("translate: TEXT excludes --input and --interactive; leave one of them out")
     if n_best > 1 and format == "text":
         raise ConfigError(f"--n-best {n_best}: a line of text holds one translation; add --format tsv or json")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
     lines: Iterable[str] = [] if text or prompted else _lines(input)
-    translator = _translator(model, device, threads, beam_size, length_penalty)
+    translator = _translator(open_run(model), device, threads, beam_size, length_penalty)
     if prompted:
         from projtrans.prompt import prompt
 
@@ -370,7 +370,7 @@ def _write(lines: Iterator[str], output: str | None) -> None:
 
 
 def _translator(
-    run: Path | None, device: str, threads: int | None, beam_size: int | None, length_penalty: float | None
+    run: "Run", device: str, threads: int | None, beam_size: int | None, length_penalty: float | None
 ) -> "Translator":
     from projtrans import device as devices
     from projtrans.translate import Translator
@@ -378,7 +378,7 @@ def _translator(
     if length_penalty is not None and length_penalty < 0:
         raise ConfigError(f"--length-penalty {length_penalty:g}: must be 0 or more")
     devices.use_threads(threads)
-    return Translator.load(run, device).with_decoding(beam_size, length_penalty)
+    return Translator.of_run(run, devices.choose(device)).with_decoding(beam_size, length_penalty)
 
 
 def _tune_allocator() -> None:

@@ -53,6 +53,7 @@ class Validated:
     chrf: float
     train_loss: float
     train_accuracy: float
+    train_accuracy_with_padding: float | None  # padding counted too; None where it is not learned
     sigma: dict[str, list[float]]
     best: bool
 

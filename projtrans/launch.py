@@ -34,9 +34,12 @@ class Flags:
     overrides: Sequence[tuple[str, Any]]  # dotted path and value
 
 
-def corpus_config(config_name: str | None, given: dict[str, Any]) -> CorpusConfig:
-    """The corpus section of a configuration (by default the one shipped for the corpus), with flags on top."""
-    name = config_name or SHIPPED_FOR.get(given.get("name", "phrasebook"))
+def corpus_config(config_name: str | None, given: dict[str, Any], *, bundled: bool) -> CorpusConfig:
+    """The corpus section of a configuration (by default the one shipped for the corpus), with flags on top.
+
+    bundled: without a name, the phrasebook is meant; False: no shipped configuration is.
+    """
+    name = config_name or SHIPPED_FOR.get(given.get("name", "phrasebook" if bundled else ""))
     section = config.read_yaml(config.find(name)).get("corpus") if name else {}
     return config.build(CorpusConfig, section | given if isinstance(section, dict) else section or given, "corpus")
 

@@ -29,7 +29,7 @@ class OptimizerConfig:
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = setting(
         "cosine", "after the warm-up: cosine to 0 at the last update, inverse square root of the update, or constant"
     )
-    warmup_updates: int = setting(500, "updates of linear warm-up", minimum=0)
+    warmup_updates: int = setting(500, "updates of linear warm-up, at most a tenth of all", minimum=0)
     weight_decay: float = setting(0.01, "of matrices; not of biases, norms and σ (adamw only)", minimum=0)
     beta1: float = setting(0.9, "decay of the first moment (adamw)", minimum=0, below=1)
     beta2: float = setting(
@@ -68,8 +68,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 def rate(config: OptimizerConfig, update: int, last: int) -> float:
-    """The learning rate of update 1, 2, ..., `last` (which only cosine needs)."""
-    warmup = config.warmup_updates
+    """The learning rate of update 1, 2, ..., `last`; the warm-up takes at most a tenth of them."""
+    warmup = min(config.warmup_updates, last // 10)
     if update < warmup:
         return config.learning_rate * update / warmup
     if config.schedule == "cosine":

@@ -12,6 +12,7 @@ built by whoever uses them.
 """
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ class Run:
             raise ConfigError(f"run {self.folder}: not a directory; use another --run DIR")
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
+        """Add one line to metrics.jsonl; JSON has no number for what is not finite: null."""
+        record = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -121,7 +123,7 @@ def open_run(folder: Path | None) -> Run:
     if not folder.is_dir():
         hint = "train one with 'projtrans train'" if folder == LATEST else "name a folder that 'projtrans train' made"
         raise RunError(f"run {folder}: no such folder; {hint}")
-    run = Run(folder.resolve() if folder == LATEST else folder)
+    run = Run(folder.parent / folder.readlink() if folder.is_symlink() else folder)
     if not run.config_file.is_file():
         raise RunError(f"run {folder}: not a run (no config.yaml); name a folder that 'projtrans train' made")
     return run

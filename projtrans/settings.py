@@ -27,7 +27,7 @@ class TrainingConfig(OptimizerConfig):
     accumulation: int = setting(1, "batches an update", minimum=1)
     label_smoothing: float = setting(0.1, "ε of label smoothing", minimum=0, below=1)
     padding_in_loss: bool = setting(False, "learn to predict padding too (the paper; needs model.mask_padding false)")
-    epochs: int = setting(10, "passes over the training pairs", minimum=1)
+    epochs: int = setting(20, "passes over the training pairs", minimum=1)
     updates: int | None = setting(None, "stop after so many updates, if epochs do not end before", minimum=1)
     minutes: float | None = setting(None, "stop after so many minutes of training and validation", above=0)
     patience: int | None = setting(5, "stop after so many validations without a better one; null: never", minimum=1)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from projtrans import __version__, files
+from projtrans import __version__, config, files
 from projtrans import device as devices
 from projtrans.batching import Batch, epoch
 from projtrans.checkpoint import (
@@ -36,7 +36,7 @@ from projtrans.corpus import Pair
 from projtrans.errors import DataError, DivergedError, Interrupted
 from projtrans.evaluate import Evaluation, bleu, chrf, encode, evaluate, forced, references_of
 from projtrans.events import Finished, Progress, Report, Started, Testing, Validated
-from projtrans.loss import cross_entropy
+from projtrans.loss import TokenLoss, cross_entropy
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
 from projtrans.run import Run
 from projtrans.search import DecodingConfig
@@ -58,7 +58,7 @@ class Counters:
     best: float | None = None  # best validation score so far; larger is better
     best_epoch: int = 0
     waited: int = 0  # validations since the best one
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of the epoch: nll, correct, pieces
+    sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # _Sums of the epoch
 
 
 MAX_SKIPPED = 20
@@ -96,7 +96,7 @@ class Trainer:
         self.counters = Counters()
         self.per_epoch = math.ceil(len(self._batches(0)) / self.training.accumulation)
         self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
-        self.window = _Window(device)
+        self.window = _Window()
         self.stop_signal: Callable[[], int | None] = lambda: None
 
     # The loop
@@ -127,34 +127,40 @@ class Trainer:
             self.counters.batch = 0
 
     def _update(self, batches: Sequence[Batch]) -> None:
-        """One step of the optimiser on the mean gradient of all counted pieces of the batches."""
-        counters = self.counters
+        """One step of the optimiser on the mean gradient of all positions that the batches count."""
+        counters, gathered = self.counters, _Sums()
         set_rate(self.optimizer, rate(self.training, counters.update + 1, self.last_update))
-        pieces = sum(int(batch.counted_BT.sum()) for batch in batches)
+        positions = sum(self._positions(batch) for batch in batches)
         for batch in batches:
-            loss = self._loss(batch.to(self.device))
-            (loss.smoothed / pieces).backward()
-            self.window.add(loss.nll.detach(), loss.correct.detach(), int(batch.counted_BT.sum()))
-        norm = clip(self.model.parameters(), self.training.clip_norm)
+            losses = self._losses(batch.to(self.device))
+            (sum(loss.smoothed for loss in losses) / positions).backward()
+            gathered.add(losses, int(batch.counted_BT.sum()), batch.counted_BT.numel())
+        self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
         counters.update += 1
-        if not bool(norm.isfinite()):
-            self._skip()
-        else:
+        if bool(self.window.norm.isfinite()):
             counters.skipped = 0
+            self.window.sums.join(gathered)
             self.optimizer.step()
             if self.average:
                 self.average.update(self.model)
-        self.window.norm = norm
+        else:
+            self._skip()
         self.optimizer.zero_grad()
 
-    def _loss(self, batch: Batch) -> Any:
+    def _positions(self, batch: Batch) -> int:
+        return batch.counted_BT.numel() if self.training.padding_in_loss else int(batch.counted_BT.sum())
+
+    def _losses(self, batch: Batch) -> list[TokenLoss]:
+        """The loss at real pieces, and that at padding where padding is to be predicted too."""
         with devices.autocast(self.device, self.training.precision):
             h_BTD = self.model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
-            half = torch.is_autocast_enabled(self.device.type)
-        h_ND, target_N = h_BTD[batch.counted_BT], batch.target_out_BT[batch.counted_BT]
-        output = self.model.output
-        h_ND = h_ND.bfloat16() if half else h_ND
-        return cross_entropy(h_ND, output.weight, output.bias, target_N, self.training.label_smoothing)
+            dtype = torch.bfloat16 if torch.is_autocast_enabled(self.device.type) else h_BTD.dtype
+        masks = [batch.counted_BT, ~batch.counted_BT] if self.training.padding_in_loss else [batch.counted_BT]
+        output, smoothing = self.model.output, self.training.label_smoothing
+        return [
+            cross_entropy(h_BTD[mask].to(dtype), output.weight, output.bias, batch.target_out_BT[mask], smoothing)
+            for mask in masks
+        ]
 
     def _skip(self) -> None:
         self.counters.skipped += 1
@@ -184,19 +190,20 @@ class Trainer:
             raise Interrupted(f"stopped at update {self.counters.update}; go on with: {again}", number)
 
     def _report_progress(self) -> None:
-        counters, window = self.counters, self.window
-        nll, correct, pieces = window.take()
-        counters.sums = [a + b for a, b in zip(counters.sums, (nll, correct, pieces), strict=True)]
+        counters, sums = self.counters, self.window.take()
+        if not sums.pieces:  # every update since the last report was skipped
+            return
+        counters.sums = [a + b for a, b in zip(counters.sums, sums.values(), strict=True)]
         progress = Progress(
             epoch=counters.epoch + 1,
             update=counters.update,
             last_update=self.last_update,
             seconds=counters.seconds,
-            loss=nll / pieces,
-            accuracy=correct / pieces,
+            loss=sums.loss,
+            accuracy=sums.accuracy,
             learning_rate=rate(self.training, counters.update, self.last_update),
-            gradient_norm=float(window.norm),
-            target_tokens_per_second=window.rate(counters.training_seconds, pieces),
+            gradient_norm=float(self.window.norm),
+            target_tokens_per_second=sums.pieces / self.window.elapsed(counters.training_seconds),
         )
         self.run.append_metrics({"event": "train", **_without(asdict(progress), "last_update")})
         self.report(progress)
@@ -221,8 +228,7 @@ class Trainer:
         if best:
             counters.best_epoch = counters.epoch + (counters.batch > 0)
             self._save_best(scores.loss, sample_bleu)
-        nll, correct, pieces = counters.sums
-        counters.sums = [0.0, 0.0, 0.0]
+        trained, counters.sums = _Sums(*counters.sums), list(_Sums().values())
         validated = Validated(
             epoch=counters.epoch + (counters.batch > 0),
             update=counters.update,
@@ -233,8 +239,9 @@ class Trainer:
             accuracy_with_padding=scores.accuracy_with_padding,
             bleu=sample_bleu,
             chrf=chrf(hypotheses, references).score,
-            train_loss=nll / pieces,
-            train_accuracy=correct / pieces,
+            train_loss=trained.loss,
+            train_accuracy=trained.accuracy,
+            train_accuracy_with_padding=trained.accuracy_with_padding if self.training.padding_in_loss else None,
             sigma=sigmas(translator.model),
             best=best,
         )
@@ -271,11 +278,11 @@ class Trainer:
         if self.average:
             tensors |= named("average", dict(self.average.model.named_parameters()))
         tensors |= named("optimizer", optimizer_tensors(self.model, self.optimizer))
-        tensors |= named("random", random_tensors(self.device)) | {"window": self.window.sums}
+        tensors |= named("random", random_tensors(self.device))
         record = {
             "counters": asdict(self.counters),
             "average_updates": self.average.updates if self.average else 0,
-            "window_pieces": self.window.pieces,
+            "window": list(self.window.sums.values()),
             "metrics_bytes": self.run.metrics_bytes,
             "tokenizer": self.tokenizer.checksum,
         }
@@ -295,7 +302,7 @@ class Trainer:
             self.average.updates = state.record["average_updates"]
         restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
         restore_random(self.device, below("random", state.tensors))
-        self.window.restore(state.tensors["window"], state.record["window_pieces"], self.counters.training_seconds)
+        self.window.sums, self.window.since = _Sums(*state.record["window"]), self.counters.training_seconds
         self.run.truncate_metrics(state.record["metrics_bytes"])
 
     def _save_best(self, loss: float, sample_bleu: float) -> None:
@@ -317,44 +324,63 @@ class Trainer:
         )
 
     def _batch(self, indices: Sequence[int]) -> Batch:
-        batch = self.layout.batch([self.examples[i] for i in indices])
-        if self.training.padding_in_loss:
-            return Batch(
-                batch.source_BS,
-                batch.source_mask_BS,
-                batch.target_in_BT,
-                batch.target_out_BT,
-                torch.ones_like(batch.counted_BT),
-            )
-        return batch
+        return self.layout.batch([self.examples[i] for i in indices])
+
+
+@dataclass
+class _Sums:
+    """Sums over target positions; the first three may be tensors on the device, so that an update need not wait."""
+
+    nll: Any = 0.0
+    correct: Any = 0.0
+    padding_correct: Any = 0.0
+    pieces: float = 0.0  # real target positions
+    positions: float = 0.0  # padding counted
+
+    def add(self, losses: Sequence[TokenLoss], pieces: int, positions: int) -> None:
+        self.nll = self.nll + losses[0].nll.detach().double()
+        self.correct = self.correct + losses[0].correct.detach().double()
+        for loss in losses[1:]:
+            self.padding_correct = self.padding_correct + loss.correct.detach().double()
+        self.pieces += pieces
+        self.positions += positions
+
+    def join(self, other: "_Sums") -> None:
+        for name in ("nll", "correct", "padding_correct", "pieces", "positions"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def values(self) -> tuple[float, ...]:
+        """Plain numbers, in the order of the fields."""
+        return (float(self.nll), float(self.correct), float(self.padding_correct), self.pieces, self.positions)
+
+    @property
+    def loss(self) -> float:
+        return float(self.nll) / max(self.pieces, 1.0)
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct) / max(self.pieces, 1.0)
+
+    @property
+    def accuracy_with_padding(self) -> float:
+        return (float(self.correct) + float(self.padding_correct)) / max(self.positions, 1.0)
 
 
 class _Window:
-    """Sums since the last report, kept on the device so that an update need not wait for them."""
+    """What happened since the last report."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
-        self.pieces = 0
-        self.since = 0.0
-        self.norm: Tensor | float = 0.0
+    def __init__(self) -> None:
+        self.sums = _Sums()
+        self.since = 0.0  # training seconds at the last report
+        self.norm: Tensor = torch.zeros(())
 
-    def add(self, nll: Tensor, correct: Tensor, pieces: int) -> None:
-        self.sums += torch.stack([nll, correct]).to(self.sums)
-        self.pieces += pieces
+    def take(self) -> _Sums:
+        taken, self.sums = _Sums(*self.sums.values()), _Sums()
+        return taken
 
-    def take(self) -> tuple[float, float, float]:
-        nll, correct = self.sums.tolist()
-        pieces, self.pieces = self.pieces, 0
-        self.sums.zero_()
-        return nll, correct, float(pieces)
-
-    def rate(self, seconds: float, pieces: float) -> float:
+    def elapsed(self, seconds: float) -> float:
         elapsed, self.since = seconds - self.since, seconds
-        return pieces / elapsed
-
-    def restore(self, sums: Tensor, pieces: int, since: float) -> None:
-        self.sums.copy_(sums)
-        self.pieces, self.since = pieces, since
+        return elapsed
 
 
 def train(
@@ -368,7 +394,7 @@ def train(
     report: Report = lambda event: None,
     stop_signal: Callable[[], int | None] = lambda: None,
 ) -> dict[str, Any]:
-    """Train into the run folder and return its summary.
+    """Train into a new run folder, or go on in an old one, and return its summary.
 
     stop_signal: asked after every update; a signal number makes training save its state and raise Interrupted.
     Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume).
@@ -377,8 +403,12 @@ def train(
     trainer.stop_signal = stop_signal
     if resume:
         trainer.restore()
+    else:  # only now: settings that make no model leave no folder
+        run.create(config.dump(settings), tokenizer)
     report(_started(trainer))
     reason = trainer.train()
+    if trainer.counters.best is None:
+        raise DivergedError("training diverged: the validation loss was never finite; lower training.learning_rate")
     test = _test(trainer, splits["test"], report) if settings.training.evaluate_test else None
     summary = _summary(trainer, reason, test)
     files.write_json(run.summary_file, summary)

@@ -10,22 +10,24 @@ import os
 import random
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from projtrans.cli import app
 
 KINDS = ("standard", "projection")
-DIGITS = "zero one two three four five six seven eight nine".split()
-WORDS = "ba be bi bo bu da de di do du".split()
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+WORDS = ["ba", "be", "bi", "bo", "bu", "da", "de", "di", "do", "du"]
 
 TINY: dict[str, Any] = {
     "corpus": {"name": "toy.tsv", "vocab_size": 400},
@@ -139,6 +141,43 @@ def full_disk(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# ---------------------------------------------------------------------------------------------------------- oracles
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """Teacher-forced figures, over the pieces and over the padding too."""
+
+    loss: float
+    accuracy: float
+    loss_with_padding: float
+    accuracy_with_padding: float
+
+
+def forced_by_hand(model: Any, tokenizer: Any, pairs: Iterable[Any], longest: int, *, padded: bool) -> ByHand:
+    """The figures, one sentence and one position at a time; padded: up to `longest`, where the model attends to it."""
+    rows: list[tuple[bool, float, bool]] = []  # a real piece, its negative log-likelihood, predicted
+    for text, reference in pairs:
+        (source,), (target,) = tokenizer.encode_source([text]), tokenizer.encode_target([reference])
+        source, target = source[:longest], [*target, tokenizer.eos_id][:longest]
+        if padded:
+            source, target = (side + [tokenizer.pad_id] * (longest - len(side)) for side in (source, target))
+        before = torch.tensor([[tokenizer.bos_id, *target[:-1]]])
+        with torch.no_grad():
+            logits = model.output(model.decode(before, model.encode(torch.tensor([source]), None)))[0].double()
+        logprob = logits - logits.logsumexp(-1, keepdim=True)
+        for position, piece in enumerate(target):
+            nll, best = -logprob[position, piece].item(), int(logprob[position].argmax())
+            rows.append((piece != tokenizer.pad_id, nll, best == piece))
+    real = [row for row in rows if row[0]]
+    return ByHand(
+        loss=statistics.fmean(nll for _, nll, _ in real),
+        accuracy=statistics.fmean(right for _, _, right in real),
+        loss_with_padding=statistics.fmean(nll for _, nll, _ in rows),
+        accuracy_with_padding=statistics.fmean(right for _, _, right in rows),
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- fixtures

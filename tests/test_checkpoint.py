@@ -1,5 +1,6 @@
 """Weights and state on disk: bit for bit what was saved, refused in one line when damaged, and never half written."""
 
+import itertools
 import json
 import os
 import pickle
@@ -122,8 +123,9 @@ def test_the_files_are_plain_safetensors(toy: Toy, file: str) -> None:
     record = json.loads(entries.pop("__metadata__")["projtrans"])
     assert record["format"] == checkpoint.FORMAT
     spans = sorted(entry["data_offsets"] for entry in entries.values())
-    assert spans[0][0] == 0 and spans[-1][1] == path.stat().st_size - end
-    assert all(left[1] == right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert spans[0][0] == 0
+    assert spans[-1][1] == path.stat().st_size - end
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(spans))
 
 
 def test_the_model_file_holds_single_precision_and_tied_weights_once(toy: Toy) -> None:
@@ -178,7 +180,8 @@ def test_a_truncated_file_is_refused_by_name(kept: Run, reason: str, length: Cal
     assert str(kept.model_file) in refused(kept)
     with pytest.raises(RunError) as caught:
         load_state(kept)
-    assert str(kept.state_file) in str(caught.value) and "\n" not in str(caught.value)
+    assert str(kept.state_file) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def _longer(run: Run) -> None:
@@ -253,7 +256,8 @@ def test_a_damaged_or_foreign_model_is_refused(
 ) -> None:
     damage(kept)
     message = refused(kept)
-    assert told in message and str(kept.folder) in message
+    assert told in message
+    assert str(kept.folder) in message
 
 
 def test_a_model_of_another_tokenizer_is_refused(kept: Run) -> None:
@@ -295,7 +299,9 @@ WRITERS = pytest.mark.parametrize("write", [write_model, write_state])
 
 @WRITERS
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(kept: Run, write: Callable[[Run], None], share: float) -> None:
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    kept: Run, write: Callable[[Run], None], share: float
+) -> None:
     before = tree(kept.folder)
     size = kept.model_file.stat().st_size
     with full_disk(int(size * share)), pytest.raises((OSError, ProjtransError)):

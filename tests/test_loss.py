@@ -19,7 +19,8 @@ def problem(n: int, d: int = 5, v: int = 11, seed: int = 1) -> tuple[Tensor, Ten
     """h [N, D], weight [V, D] and bias [V] in float64 that want gradients, and targets [N]."""
     generator = torch.Generator().manual_seed(seed)
     h, weight, bias = (
-        torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in ((n, d), (v, d), (v,))
+        torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for shape in ((n, d), (v, d), (v,))
     )
     return h, weight, bias, torch.randint(v, (n,), generator=generator)
 
@@ -53,7 +54,9 @@ def test_values_and_gradients_are_those_of_torch(n: int, smoothing: float) -> No
 def test_the_gradient_is_that_of_finite_differences(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("projtrans.loss.CHUNK", 3)
     h, weight, bias, target = problem(7, 3, 4)
-    assert torch.autograd.gradcheck(lambda *inputs: cross_entropy(*inputs, target, smoothing).smoothed, (h, weight, bias))
+    assert torch.autograd.gradcheck(
+        lambda *inputs: cross_entropy(*inputs, target, smoothing).smoothed, (h, weight, bias)
+    )
 
 
 def test_gradients_reach_what_the_hidden_states_came_from() -> None:

@@ -48,7 +48,10 @@ def test_the_learning_rate_of_an_update(reason: str, schedule: str, warmup: int,
 
 
 @given(
-    st.sampled_from(["cosine", "inverse_sqrt", "constant"]), st.integers(0, 50), st.integers(1, 300), st.integers(1, 400)
+    st.sampled_from(["cosine", "inverse_sqrt", "constant"]),
+    st.integers(0, 50),
+    st.integers(1, 300),
+    st.integers(1, 400),
 )
 def test_the_rate_stays_between_zero_and_its_peak_and_rises_only_in_the_warm_up(
     schedule: str, warmup: int, last: int, update: int

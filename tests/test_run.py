@@ -67,7 +67,8 @@ def test_what_is_no_run_is_told_apart(tmp_path: Path, monkeypatch: pytest.Monkey
     for folder, told in cases:
         with pytest.raises(RunError) as caught:
             open_run(folder)
-        assert told in str(caught.value) and "\n" not in str(caught.value)
+        assert told in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_configuration_that_does_not_fit_names_run_and_setting(toy: Toy, tmp_path: Path) -> None:
@@ -121,7 +122,8 @@ def test_the_log_is_one_object_a_line(tmp_path: Path) -> None:
     for record in events:
         run.append_metrics(record)
     lines = run.metrics_file.read_text(encoding="utf-8").split("\n")
-    assert [json.loads(line) for line in lines[:-1]] == events and lines[-1] == ""
+    assert [json.loads(line) for line in lines[:-1]] == events
+    assert lines[-1] == ""
 
 
 WHOLE = [event(1), event(2), event(2, event="valid"), event(3)]
@@ -203,7 +205,8 @@ def test_a_real_folder_called_latest_is_left_alone(tmp_path: Path, monkeypatch: 
     Path("runs/latest").mkdir(parents=True)
     Path("runs/x").mkdir()
     Run(Path("runs/x")).mark_latest()
-    assert Path("runs/latest").is_dir() and not Path("runs/latest").is_symlink()
+    assert Path("runs/latest").is_dir()
+    assert not Path("runs/latest").is_symlink()
 
 
 def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,9 +226,7 @@ def test_going_on_with_latest_by_any_name_keeps_the_link(workshop: Path, named: 
     assert done("translate", spell("12")).lines
 
 
-def test_latest_moves_at_the_first_saved_checkpoint(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latest_moves_at_the_first_saved_checkpoint(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before: a run that dies young would hide a model that works."""
     monkeypatch.chdir(tmp_path)
     Path("runs/old").mkdir(parents=True)

@@ -1,0 +1,110 @@
+"""The documentation against the code: generated pages are fresh, links lead somewhere, commands exist as written."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+import yaml
+
+from projtrans.cli import app
+from projtrans.config import shipped_names
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def reference() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("page", "maker"), [("cli.md", "cli_page"), ("configuration.md", "configuration_page")])
+def test_generated_pages_are_fresh(page: str, maker: str) -> None:
+    written = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert getattr(reference(), maker)() == written, f"run {Path(sys.executable).name} docs/reference.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_inside_the_project_lead_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Every `projtrans ...` of a page's shell blocks and inline code, as words, up to a pipe, comment or the like."""
+    text = page.read_text(encoding="utf-8")
+    shell = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.S))
+    lines = re.findall(r"(?:^|[|&$] *|`)(projtrans [^\n`|&#>]*)", shell, flags=re.M)
+    lines += re.findall(r"`(projtrans [^`|&#>]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_documentation_exist_with_their_options(page: Path) -> None:
+    for words in commands_of(page):
+        name = words[1] if len(words) > 1 else ""
+        if name.startswith("-") or not name:
+            continue
+        assert name in COMMANDS, words
+        options = {option for parameter in COMMANDS[name].params for option in parameter.opts} | {"--help"}
+        unknown = [word for word in words[2:] if word.startswith("--") and word.partition("=")[0] not in options]
+        assert not unknown, words
+
+
+def test_the_readme_has_commands_to_check() -> None:
+    assert len(commands_of(ROOT / "README.md")) >= 8
+
+
+def test_every_command_and_every_option_has_help() -> None:
+    for name, command in COMMANDS.items():
+        assert command.help, name
+        assert "Example:" in command.help, name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_every_file_of_the_package_is_in_the_readme_or_in_the_design() -> None:
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/design.md"))
+    for file in (ROOT / "projtrans").glob("*.py"):
+        if not file.name.startswith("__"):
+            assert file.stem in text, file.name
+
+
+@pytest.mark.parametrize("name", ["sanger2026-standard", "sanger2026-projection"])
+def test_what_the_paper_does_not_state_is_marked_in_its_configurations(name: str) -> None:
+    assert name in shipped_names()
+    text = (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    inferred = (
+        "layers:",
+        "width:",
+        "feedforward:",
+        "output_dropout:",
+        "norm:",
+        "positions:",
+        "optimizer:",
+        "batch_sentences:",
+    )
+    for line in text.splitlines():
+        if line.strip().startswith(inferred):
+            assert "(K)" in line, line
+
+
+def test_the_paper_configurations_differ_in_the_attention_alone() -> None:
+    standard, projection = (
+        yaml.safe_load((ROOT / "configs" / f"sanger2026-{kind}.yaml").read_text(encoding="utf-8"))
+        for kind in ("standard", "projection")
+    )
+    assert standard["model"].pop("attention") == {"kind": "standard"}
+    assert projection["model"].pop("attention")["sigma"] == {"self": 0.01, "cross": 0.05}
+    assert standard == projection

@@ -1,0 +1,587 @@
+"""Training: the same run however it was stopped, the gradient of the settings, limits that limit, an honest log."""
+
+import copy
+import itertools
+import json
+import math
+import random
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import KINDS, TINY, Toy, cli, done, forced_by_hand
+from safetensors.torch import load_file
+
+from projtrans import config
+from projtrans.checkpoint import build_model
+from projtrans.corpus import Pair
+from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted, ProjtransError
+from projtrans.optimizer import rate
+from projtrans.prepare import load_tokenizer, read_split
+from projtrans.run import Run
+from projtrans.settings import Config, resolve, resumed
+from projtrans.tokenizer import Tokenizer
+from projtrans.train import Event, Finished, Progress, Started, Testing, Trainer, Validated, encode, train
+from projtrans.translate import Translator, layout_of
+
+CPU = torch.device("cpu")
+EXACT = ["training.average=null", "model.dropout=0.0"]
+"""Settings under which the weights after an update can be computed by hand."""
+
+
+def settings_of(*sets: str) -> Config:
+    """The toy's configuration with changes."""
+    return resolve(copy.deepcopy(TINY), sets=["training.evaluate_test=false", *sets])
+
+
+def events_of(run: Run) -> list[dict[str, Any]]:
+    """metrics.jsonl, read as strictly as any other JSON reader would."""
+
+    def no_constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line, parse_constant=no_constant) for line in lines]
+
+
+def timeless(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events without what the clock says."""
+    times = ("seconds", "training_seconds", "target_tokens_per_second")
+    return [{key: value for key, value in event.items() if key not in times} for event in events]
+
+
+def after(updates: int) -> Callable[[], int | None]:
+    """A stop signal that comes after so many updates."""
+    count = itertools.count(1)
+    return lambda: signal.SIGTERM if next(count) == updates else None
+
+
+def once_seen(kind: type, seen: Sequence[Event]) -> Callable[[], int | None]:
+    """A stop signal that comes with the first event of a kind."""
+    return lambda: signal.SIGINT if any(isinstance(event, kind) for event in seen) else None
+
+
+@dataclass
+class Bench:
+    """The toy corpus and a place for runs."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    splits: dict[str, list[Pair]]
+    made: list[Run] = field(default_factory=list)
+
+    def new(self, settings: Config) -> Run:
+        run = Run(self.folder / f"run-{len(self.made)}")
+        run.create(config.dump(settings), self.tokenizer)
+        self.made.append(run)
+        return run
+
+    def train(self, settings: Config, run: Run | None = None, **options: Any) -> Run:
+        run = run or self.new(settings)
+        train(settings, run, self.tokenizer, self.splits, device=CPU, **options)
+        return run
+
+    def trainer(self, settings: Config, report: Callable[[Event], None] = lambda event: None) -> Trainer:
+        run = self.new(settings)
+        return Trainer(settings, run, self.tokenizer, self.splits["train"], self.splits["valid"], CPU, report)
+
+
+@pytest.fixture
+def bench(toy: Toy, tmp_path: Path) -> Bench:
+    """The prepared toy corpus, cut to what a test can afford."""
+    splits = {name: read_split(toy.data, name) for name in ("train", "valid", "test")}
+    small = {"train": splits["train"][:120], "valid": splits["valid"][:12], "test": splits["test"][:12]}
+    return Bench(tmp_path, load_tokenizer(toy.data), small)
+
+
+# ----------------------------------------------------------------------------------------------------------- resume
+
+MANNERS = [
+    ("defaults", []),
+    ("standard attention", ["model.attention.kind=standard"]),
+    ("no average", ["training.average=null"]),
+    ("no average, standard", ["training.average=null", "model.attention.kind=standard"]),
+    ("rmsprop", ["training.optimizer=rmsprop", "training.weight_decay=0.0", "training.schedule=constant"]),
+    ("accumulation", ["training.accumulation=2", "training.batch_tokens=200"]),
+    ("random batches", ["training.by_length=false", "training.batch_sentences=16"]),
+    ("patience and BLEU", ["training.patience=2", "training.best=bleu"]),
+]
+
+
+def same_run(left: Run, right: Run) -> None:
+    """Two runs ended with the same weights, the same state and the same log."""
+    for name in ("model_file", "state_file"):
+        ours, theirs = load_file(getattr(left, name)), load_file(getattr(right, name))
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            assert torch.equal(tensor, theirs[key]), f"{name}: {key}"
+    assert timeless(events_of(left)) == timeless(events_of(right))
+
+
+@pytest.mark.parametrize(("reason", "sets"), MANNERS, ids=[reason for reason, _ in MANNERS])
+def test_a_run_stopped_anywhere_ends_as_one_that_was_not(bench: Bench, reason: str, sets: list[str]) -> None:
+    settings = settings_of("training.epochs=4", "training.report_updates=2", "model.dropout=0.2", *sets)
+    whole = bench.train(settings)
+    per_epoch = bench.trainer(settings).per_epoch
+    last = events_of(whole)[-1]["update"]
+    assert per_epoch >= 3
+    assert last == 4 * per_epoch
+    inside, end, begin = per_epoch - 1, per_epoch, per_epoch + 1
+    stops = sorted({1, inside, end, begin, *random.Random(reason).sample(range(1, last), 2)})
+    run, before = bench.new(settings), 0
+    for stop in stops:
+        with pytest.raises(Interrupted, match=f"stopped at update {stop};") as caught:
+            bench.train(settings, run, resume=before > 0, stop_signal=after(stop - before))
+        assert caught.value.exit_status == 128 + signal.SIGTERM
+        before = stop
+    bench.train(settings, run, resume=True)
+    same_run(whole, run)
+
+
+@pytest.mark.parametrize("updates", ["null", "7", "8"])
+def test_a_run_stopped_at_its_last_update_is_still_validated(bench: Bench, updates: str) -> None:
+    """The last update may be the end of an epoch or lie inside one; its weights may be the best."""
+    settings = settings_of("training.epochs=2", f"training.updates={updates}", "training.report_updates=1")
+    whole = bench.train(settings)
+    last = events_of(whole)[-1]["update"]
+    run = bench.new(settings)
+    with pytest.raises(Interrupted, match=f"stopped at update {last};"):
+        bench.train(settings, run, stop_signal=after(last))
+    bench.train(settings, run, resume=True)
+    same_run(whole, run)
+
+
+def test_a_signal_during_the_final_test_stops_the_run(bench: Bench) -> None:
+    """Ctrl-C at any moment: translating a large test split takes minutes."""
+    settings = resolve(copy.deepcopy(TINY), sets=["training.epochs=1"])
+    run, seen = bench.new(settings), []
+    with pytest.raises(Interrupted):
+        bench.train(settings, run, report=seen.append, stop_signal=once_seen(Testing, seen))
+    assert not run.summary_file.exists()
+    bench.train(settings, run, resume=True)
+    assert json.loads(run.summary_file.read_text(encoding="utf-8"))["test"]["sentences"] == 12
+
+
+def test_a_signal_during_validation_stops_the_run(bench: Bench) -> None:
+    settings = settings_of("training.epochs=1")
+    run, seen = bench.new(settings), []
+    with pytest.raises(Interrupted):
+        bench.train(settings, run, report=seen.append, stop_signal=once_seen(Validated, seen))
+    bench.train(settings, run, resume=True)
+    same_run(bench.train(settings), run)
+
+
+def test_a_log_that_ran_ahead_of_the_state_is_written_again(bench: Bench) -> None:
+    """After a crash the log tells of updates that the last state does not know."""
+    settings = settings_of("training.epochs=2", "training.report_updates=1")
+    whole, run = bench.train(settings), bench.new(settings)
+    with pytest.raises(Interrupted):
+        bench.train(settings, run, stop_signal=after(3))
+    run.append_metrics({"event": "train", "update": 4, "loss": 9.9})
+    with run.metrics_file.open("a", encoding="utf-8") as file:
+        file.write('{"event": "tra')
+    bench.train(settings, run, resume=True)
+    same_run(whole, run)
+
+
+def test_a_finished_run_resumed_with_more_epochs_goes_on(bench: Bench) -> None:
+    settings = settings_of("training.epochs=2")
+    run = bench.train(settings)
+    summary = train(settings_of("training.epochs=3"), run, bench.tokenizer, bench.splits, device=CPU, resume=True)
+    assert summary["epochs"] == 3
+    assert [event["epoch"] for event in events_of(run) if event["event"] == "valid"] == [1, 2, 3]
+
+
+REFUSED = [
+    ("training.learning_rate=0.1", [], "training.learning_rate"),
+    ("training.batch_tokens=100", [], "training.batch_tokens"),
+    ("model.dropout=0.3", [], "model.dropout"),
+    ("model.width=64", [], "model.width"),
+    ("corpus.max_length=5", [], "corpus.max_length"),
+    ("model.attention.sigma.self=0.5", [], "model.attention.sigma.self"),
+    ("training.epochs=9", [("training.seed", 7)], "training.seed"),
+]
+ALLOWED = ["epochs=90", "updates=1000", "minutes=2.5", "patience=null", "patience=3"]
+
+
+@pytest.mark.parametrize(("assignment", "flags", "named"), REFUSED)
+def test_resuming_refuses_another_setting_by_name(
+    bench: Bench, assignment: str, flags: list[tuple[str, Any]], named: str
+) -> None:
+    run = bench.new(settings_of())
+    with pytest.raises(ConfigError, match=rf"--resume: cannot change {named} \(.* to .*\)"):
+        resumed(run, sets=[assignment], flags=flags)
+
+
+@pytest.mark.parametrize("assignment", ALLOWED)
+def test_resuming_allows_another_limit(bench: Bench, assignment: str) -> None:
+    key, _, value = assignment.partition("=")
+    settings = resumed(bench.new(settings_of()), sets=[f"training.{assignment}"], flags=[])
+    assert getattr(settings.training, key) == json.loads(value)
+
+
+def test_resuming_without_a_change_gives_the_same_settings(bench: Bench) -> None:
+    settings = settings_of("model.attention.kind=standard", "training.seed=4")
+    assert resumed(bench.new(settings), sets=[], flags=[]) == settings
+
+
+def test_resuming_with_the_data_of_another_tokenizer_is_refused(bench: Bench) -> None:
+    settings = settings_of("training.epochs=2")
+    run = bench.new(settings)
+    with pytest.raises(Interrupted):
+        bench.train(settings, run, stop_signal=after(1))
+    texts = [pair.source for pair in bench.splits["train"]]
+    bench.tokenizer = Tokenizer.train("bpe", texts, texts, 350)
+    with pytest.raises(DataError, match="tokenizer"):
+        bench.train(settings, run, resume=True)
+
+
+# --------------------------------------------------------------------------------------------- the gradient, the loss
+
+
+def double(trainer: Trainer) -> Trainer:
+    """The same training in double precision, where Adam cannot blow rounding up."""
+    trainer.model.double()
+    return trainer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_batches_an_update_are_one_of_twice_the_size(bench: Bench, kind: str) -> None:
+    """The gradient is the mean over pieces, not over batches: the batches hold different numbers of pieces."""
+    common = [*EXACT, f"model.attention.kind={kind}", "training.epochs=2", "training.by_length=false"]
+    common += ["training.report_updates=1"]
+    trained = []
+    for size, accumulation in ((30, 1), (15, 2), (6, 5)):
+        sets = [f"training.batch_sentences={size}", f"training.accumulation={accumulation}"]
+        trainer = double(bench.trainer(settings_of(*common, *sets)))
+        trainer.train()
+        trained.append(trainer)
+    whole, *divided = trained
+    for other in divided:
+        assert other.counters.update == whole.counters.update == 8
+        for (name, ours), theirs in zip(whole.model.named_parameters(), other.model.parameters(), strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-8), name
+        for ours, theirs in zip(events_of(whole.run), events_of(other.run), strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("padding", [False, True])
+def test_the_first_loss_and_accuracy_are_those_of_the_fresh_weights(bench: Bench, kind: str, padding: bool) -> None:
+    """One batch holds the whole split; the figures are unsmoothed, and count padding only where it is learnt."""
+    bench.splits["train"] = bench.splits["train"][:25]
+    sets = [*EXACT, f"model.attention.kind={kind}", "training.epochs=1", "training.report_updates=1"]
+    sets += ["training.by_length=false", "training.batch_sentences=25"]
+    if padding:
+        sets += ["model.mask_padding=false", "training.padding_in_loss=true", "corpus.max_length=9"]
+    trainer = bench.trainer(settings_of(*sets))
+    fresh = copy.deepcopy(trainer.model).eval()
+    trainer.train()
+    first = events_of(trainer.run)[0]
+    longest = trainer.layout.max_length
+    slow = forced_by_hand(fresh, bench.tokenizer, bench.splits["train"], longest, padded=padding)
+    assert (first["event"], first["update"]) == ("train", 1)
+    assert first["loss"] == pytest.approx(slow.loss_with_padding if padding else slow.loss, abs=2e-5)
+    assert first["accuracy"] == pytest.approx(slow.accuracy_with_padding if padding else slow.accuracy, abs=1e-9)
+
+
+def test_the_first_update_is_that_of_torch(bench: Bench) -> None:
+    """Loss, smoothing, clipping, rate and groups, done over in plain PyTorch."""
+    bench.splits["train"] = bench.splits["train"][:20]
+    sets = [*EXACT, "training.epochs=1", "training.by_length=false", "training.batch_sentences=20"]
+    sets += ["training.warmup_updates=4", "training.weight_decay=0.1", "training.clip_norm=0.5"]
+    trainer = double(bench.trainer(settings_of(*sets, "training.learning_rate=0.02")))
+    model = copy.deepcopy(trainer.model)
+    trainer.train()
+    batch = trainer.layout.batch(trainer.examples)
+    h = model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
+    loss = torch.nn.functional.cross_entropy(
+        model.output(h).flatten(0, 1), batch.target_out_BT.flatten(), ignore_index=0, label_smoothing=0.1
+    )
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    learning_rate = 0.02 * 1 / 4
+    groups = [
+        {
+            "params": [parameter],
+            "lr": learning_rate * (10 if name.endswith("log_sigma") else 1),
+            "weight_decay": 0.1 if parameter.ndim > 1 and not name.endswith("log_sigma") else 0.0,
+        }
+        for name, parameter in model.named_parameters()
+    ]
+    torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-9).step()
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), name
+
+
+def test_a_seed_decides_the_run_and_another_seed_another(bench: Bench) -> None:
+    weights = [
+        load_file(bench.train(settings_of("training.epochs=1", f"training.seed={seed}")).model_file)
+        for seed in (5, 5, 6)
+    ]
+    name = "output.bias"
+    assert torch.equal(weights[0][name], weights[1][name])
+    assert not torch.equal(weights[0][name], weights[2][name])
+
+
+# --------------------------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ten_pairs_are_learnt_by_heart(bench: Bench, kind: str) -> None:
+    ten = list({pair.source: pair for pair in bench.splits["train"]}.values())[:10]
+    bench.splits = {"train": ten * 20, "valid": ten, "test": ten}
+    sets = [*EXACT, f"model.attention.kind={kind}", "training.label_smoothing=0.0", "training.epochs=12"]
+    sets += ["training.by_length=false", "training.batch_sentences=20"]
+    run = bench.train(settings_of(*sets))
+    last = events_of(run)[-1]
+    assert last["event"] == "valid"
+    assert last["loss"] < 0.01
+    assert last["accuracy"] == 1.0
+    assert last["bleu"] == pytest.approx(100.0)
+    translator = Translator.of_run(run, CPU)
+    assert [translator(pair.source) for pair in ten] == [pair.target for pair in ten]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reversing_digits_is_learnt_through_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Held-out numbers come out back to front: word order and words, from encoder to output."""
+    monkeypatch.chdir(tmp_path)
+    generator = random.Random(3)
+    numbers = [f"{number:0{length}}" for length in (2, 3, 4) for number in range(10**length)]
+    generator.shuffle(numbers)
+    parts = {"train": numbers[:2400], "valid": numbers[2400:2420], "test": numbers[2420:2620]}
+    for name, part in parts.items():
+        Path(f"{name}.src").write_text("".join(f"{' '.join(number)}\n" for number in part), encoding="utf-8")
+        Path(f"{name}.tgt").write_text("".join(f"{' '.join(number[::-1])}\n" for number in part), encoding="utf-8")
+    files = [item for name in parts for item in (f"--{name}", f"{name}.src", f"{name}.tgt")]
+    done("prepare", *files, "-o", "data", "--vocab-size", 301, "--quiet")
+    sets = [
+        "model.layers.encoder=1", "model.layers.decoder=1", "model.width=64", "model.heads=4", "model.feedforward=128",
+        "model.dropout=0.0", "training.batch_tokens=384", "training.learning_rate=0.005", "training.warmup_updates=50",
+        "training.epochs=14", "training.average=null", "training.evaluate_test=false", "training.precision=fp32",
+    ]  # fmt: skip
+    sets = [item for assignment in sets for item in ("--set", assignment)]
+    done("train", "--data", "data", "--attention", kind, "--run", "run", "--threads", 1, "--quiet", *sets)
+    sources = Path("test.src").read_text(encoding="utf-8")
+    found = done("translate", "--model", "run", "--beam-size", 1, "--threads", 1, stdin=sources).lines
+    wanted = [" ".join(number[::-1]) for number in parts["test"]]
+    right = sum(ours == theirs for ours, theirs in zip(found, wanted, strict=True))
+    assert right / len(wanted) >= 0.98
+
+
+# ----------------------------------------------------------------------------------------------------------- limits
+
+
+def finish(bench: Bench, *sets: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train, and return the summary and the validations."""
+    run = bench.train(settings_of(*sets))
+    summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
+    return summary, [event for event in events_of(run) if event["event"] == "valid"]
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_patience_counts_validations_since_the_best(bench: Bench, patience: int) -> None:
+    """A rate too small to move a weight makes every validation as good as the first: none after it is better."""
+    summary, validations = finish(
+        bench, *EXACT, f"training.patience={patience}", "training.learning_rate=1e-30", "training.epochs=9"
+    )
+    assert [event["best"] for event in validations] == [True] + [False] * patience
+    assert (summary["epochs"], summary["best_epoch"]) == (1 + patience, 1)
+    assert f"no better validation in {patience} epochs" in summary["reason"]
+
+
+def test_without_patience_every_epoch_is_made(bench: Bench) -> None:
+    summary, validations = finish(bench, *EXACT, "training.learning_rate=1e-30", "training.epochs=4")
+    assert (summary["epochs"], summary["best_epoch"], len(validations)) == (4, 1, 4)
+
+
+@pytest.mark.parametrize("best", ["loss", "bleu"])
+def test_the_best_validation_is_the_one_that_is_kept(bench: Bench, best: str) -> None:
+    settings = settings_of("training.epochs=8", f"training.best={best}", "training.learning_rate=0.05")
+    run = bench.train(settings)
+    validations = [event for event in events_of(run) if event["event"] == "valid"]
+    sign = -1 if best == "loss" else 1
+    scores = [sign * event[best] for event in validations]
+    assert [event["best"] for event in validations] == [
+        score > max(scores[:index], default=-math.inf) for index, score in enumerate(scores)
+    ]
+    summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
+    assert summary["best_epoch"] == 1 + scores.index(max(scores))
+
+
+@pytest.mark.parametrize("updates", [1, 3, 4, 5, 7])
+@pytest.mark.parametrize("report", [1, 20])
+def test_training_stops_after_so_many_updates(bench: Bench, updates: int, report: int) -> None:
+    """Inside an epoch and at its end, whether or not a report is due: the weights are validated and saved."""
+    summary, validations = finish(bench, f"training.updates={updates}", f"training.report_updates={report}")
+    assert summary["updates"] == updates
+    assert validations[-1]["update"] == updates
+    assert f"{updates} updates" in summary["reason"]
+
+
+def test_training_stops_after_so_many_minutes(bench: Bench) -> None:
+    summary, validations = finish(bench, "training.minutes=1e-9")
+    assert summary["updates"] == 1 == validations[-1]["update"]
+    assert "minutes" in summary["reason"]
+
+
+def test_pairs_that_are_too_long_are_left_out_of_training_and_counted(bench: Bench) -> None:
+    settings = settings_of("corpus.max_length=5")
+    layout = layout_of(bench.tokenizer, settings.corpus, settings.model)
+    pairs = bench.splits["train"]
+    examples, left_out = encode(bench.tokenizer, layout, pairs, cut=False)
+    sources = bench.tokenizer.encode_source([pair.source for pair in pairs])
+    targets = bench.tokenizer.encode_target([pair.target for pair in pairs])
+    fitting = [len(s) <= 5 and len(t) + 1 <= 5 for s, t in zip(sources, targets, strict=True)]
+    assert 0 < sum(fitting) == len(examples) == len(pairs) - left_out
+    cut, none = encode(bench.tokenizer, layout, pairs, cut=True)
+    assert (len(cut), none) == (len(pairs), 0)
+    assert max(max(len(example.source), len(example.target)) for example in cut) == 5
+    with pytest.raises(DataError, match="max_length=1"):
+        encode(bench.tokenizer, layout_of(bench.tokenizer, settings_of("corpus.max_length=1").corpus, settings.model),
+               pairs, cut=False)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------- divergence
+
+
+def test_one_gradient_that_is_not_finite_is_skipped(bench: Bench) -> None:
+    """The weights and the optimiser stay as they were, the update counts, and training goes on."""
+    snapshots: dict[int, dict[str, torch.Tensor]] = {}
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Progress):
+            snapshots[event.update] = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+    settings = settings_of("training.epochs=2", "training.report_updates=1")
+    trainer = bench.trainer(settings, watch)
+    calls = itertools.count(1)
+    bias = trainer.model.output.bias
+    bias.register_hook(lambda gradient: gradient * math.nan if next(calls) == 3 else gradient)
+    trainer.train()
+    assert trainer.counters.update == trainer.last_update
+    assert trainer.counters.skipped == 0
+    for name, before in snapshots[2].items():
+        assert torch.equal(before, snapshots[3][name]), name
+    assert not torch.equal(snapshots[3]["output.bias"], snapshots[4]["output.bias"])
+    assert all(tensor.isfinite().all() for tensor in snapshots[trainer.last_update].values())
+
+
+def test_a_poisoned_weight_ends_training_after_twenty_updates(bench: Bench) -> None:
+    settings = settings_of("training.epochs=50", "training.by_length=false", "training.batch_sentences=4")
+    trainer = bench.trainer(settings)
+    with torch.no_grad():
+        trainer.model.output.weight[5, 5] = math.nan
+    with pytest.raises(DivergedError, match=r"20 updates in a row.*up to update 20;.*learning_rate"):
+        trainer.train()
+    assert not trainer.run.model_file.exists()
+
+
+@pytest.mark.parametrize("sentences", [4, 100])
+def test_a_run_that_diverges_ends_with_status_three(workshop: Path, sentences: int) -> None:
+    """In epochs of many updates as in epochs of few, where a validation comes before twenty updates are skipped."""
+    sets = [f"training.batch_sentences={sentences}", "training.learning_rate=1e30", "training.warmup_updates=0"]
+    sets = [item for assignment in sets for item in ("--set", assignment)]
+    result = cli("train", "--config", "tiny.yaml", "--run", "wild", "--threads", 1, *sets)
+    assert result.status == 3, result.err
+    assert len(result.errors) == 1
+    assert "diverged" in result.errors[0]
+    assert result.out == ""
+
+
+def test_the_log_of_a_run_that_diverges_is_json(bench: Bench) -> None:
+    sets = ["training.learning_rate=1e30", "training.warmup_updates=0", "training.report_updates=1"]
+    settings = settings_of(*sets, "training.by_length=false", "training.batch_sentences=4")
+    run = bench.new(settings)
+    with pytest.raises(ProjtransError):
+        bench.train(settings, run)
+    assert {event["event"] for event in events_of(run)} >= {"train"}
+
+
+# ---------------------------------------------------------------------------------------------------------- the log
+
+TRAIN_FIELDS = {"event", "epoch", "update", "seconds", "loss", "accuracy", "target_tokens_per_second"}
+VALID_FIELDS = {"event", "epoch", "update", "seconds", "loss", "accuracy", "bleu", "chrf"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_log_has_the_fields_of_the_contract(toy: Toy, kind: str) -> None:
+    events = events_of(Run(toy.run(kind)))
+    assert {event["event"] for event in events} == {"train", "valid"}
+    for event in events:
+        wanted = TRAIN_FIELDS if event["event"] == "train" else VALID_FIELDS
+        assert wanted <= event.keys(), wanted - event.keys()
+        assert 0 <= event["accuracy"] <= 1
+        assert event["loss"] > 0
+        assert event["seconds"] > 0
+    updates = [(event["epoch"], event["update"]) for event in events]
+    assert updates == sorted(updates)
+    assert [event["seconds"] for event in events] == sorted(event["seconds"] for event in events)
+
+
+def test_train_figures_of_an_epoch_are_the_means_of_its_reports(bench: Bench) -> None:
+    """Weighted by pieces: with one report an update and batches of all pairs, each report has the same weight."""
+    run = bench.train(
+        settings_of("training.epochs=2", "training.report_updates=1", "training.by_length=false",
+                    "training.batch_sentences=120")
+    )  # fmt: skip
+    reports = [event for event in events_of(run) if event["event"] == "train"]
+    validations = [event for event in events_of(run) if event["event"] == "valid"]
+    assert [event["update"] for event in reports] == [1, 2]
+    for report, validation in zip(reports, validations, strict=True):
+        assert validation["train_loss"] == pytest.approx(report["loss"])
+        assert validation["train_accuracy"] == pytest.approx(report["accuracy"])
+
+
+def test_reports_come_when_due_and_tell_the_rate_of_their_update(bench: Bench) -> None:
+    settings = settings_of("training.epochs=3", "training.report_updates=3")
+    seen: list[Event] = []
+    run = bench.train(settings, report=seen.append)
+    (started,) = [event for event in seen if isinstance(event, Started)]
+    per_epoch = started.updates_an_epoch
+    reports = [event for event in events_of(run) if event["event"] == "train"]
+    due = [update for update in range(1, 3 * per_epoch + 1) if update % 3 == 0 or update % per_epoch == 0]
+    assert [event["update"] for event in reports] == due
+    for event in reports:
+        assert event["learning_rate"] == rate(settings.training, event["update"], started.last_update)
+        assert event["epoch"] == 1 + (event["update"] - 1) // per_epoch
+    assert isinstance(seen[-1], Finished)
+
+
+def test_sigma_is_logged_for_every_module_of_projection_attention(toy: Toy) -> None:
+    sigma = events_of(Run(toy.run("projection")))[-1]["sigma"]
+    assert sorted(name.split(".")[0] for name in sigma) == ["decoder", "decoder", "encoder"]
+    assert all(len(values) == 2 and min(values) > 0 for values in sigma.values())  # one a head
+    assert events_of(Run(toy.run("standard")))[-1]["sigma"] == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_summary_says_how_it_ended(toy: Toy, kind: str) -> None:
+    run = Run(toy.run(kind))
+    summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
+    events = events_of(run)
+    assert (summary["epochs"], summary["updates"]) == (8, events[-1]["update"])
+    best = [event["epoch"] for event in events if event["event"] == "valid" and event["best"]]
+    assert summary["best_epoch"] == best[-1]
+    assert summary["seconds"] >= summary["training_seconds"] > 0
+    assert summary["versions"].keys() >= {"projtrans", "torch", "python"}
+    assert summary["device"]
+    settings, tokenizer = config.build(Config, run.raw_config), run.tokenizer()
+    model = build_model(settings.model, settings.corpus, tokenizer)
+    assert summary["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert summary["test"]["sentences"] == len(read_split(toy.data, "test"))
+
+
+def test_the_events_of_a_run_come_in_order(bench: Bench) -> None:
+    seen: list[Event] = []
+    settings = resolve(copy.deepcopy(TINY), sets=["training.epochs=2", "training.report_updates=1000"])
+    bench.train(settings, report=seen.append)
+    names = [name for name, _ in itertools.groupby(type(event).__name__ for event in seen)]
+    assert names == ["Started", "Progress", "Validated", "Progress", "Validated", "Testing", "Finished"]
