@@ -12,56 +12,66 @@ from projtrans.cli import app
 from projtrans.settings import Config
 
 DOCS = Path(__file__).parent
+GENERATED = "Generated from the code by `python docs/reference.py`."
+
+CLI_PAGE = """# The command line
+
+{generated}
+
+{commands}
+## Exit status
+
+| status | meaning |
+|---|---|
+| 0 | done |
+| 1 | files or data: missing, damaged, not what they should be |
+| 2 | flags or configuration |
+| 3 | training diverged |
+| 130, 143 | stopped by SIGINT (Ctrl-C) or SIGTERM; a training run has saved its state |
+
+Standard output carries data only (translations, score tables, JSON); everything else goes to standard error. An error
+is one line there. Colours and bars appear on a terminal only, and `NO_COLOR` is honoured.
+"""
+
+CONFIGURATION_PAGE = """# Configuration
+
+{generated}
+
+A YAML file lists what differs from these defaults; `--set SECTION.KEY=VALUE` changes one setting on the command line.
+Shipped configurations (`--config NAME`): {shipped}.
+A setting with a kind in brackets exists for that kind of attention only.
+{tables}"""
 
 
 def cli_page() -> str:
     """Every command's help, as the command prints it."""
-    commands = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    runner, parts = CliRunner(), ["# The command line", "", "Generated from the code by `python docs/reference.py`."]
-    for command in ["", *commands]:
-        arguments = [command, "--help"] if command else ["--help"]
-        text = runner.invoke(app, arguments, prog_name="projtrans", env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"}).stdout
-        parts += ["", f"## projtrans {command}".rstrip(), "", "```text", re.sub(r" +$", "", text.strip(), flags=re.M), "```"]
-    parts += ["", *_contract()]
-    return "\n".join(parts) + "\n"
+    command = typer.main.get_command(app)
+    names = ["", *getattr(command, "commands", {})]
+    return CLI_PAGE.format(generated=GENERATED, commands="\n".join(_help(name) for name in names))
 
 
-def _contract() -> Iterator[str]:
-    yield "## Exit status"
-    yield ""
-    yield "| status | meaning |"
-    yield "|---|---|"
-    yield "| 0 | done |"
-    yield "| 1 | files or data: missing, damaged, not what they should be |"
-    yield "| 2 | flags or configuration |"
-    yield "| 3 | training diverged |"
-    yield "| 130, 143 | stopped by SIGINT (Ctrl-C) or SIGTERM; a training run has saved its state |"
-    yield ""
-    yield "Standard output carries data only (translations, score tables, JSON); everything else goes to standard error. An"
-    yield "error is one line there. Colours and bars appear on a terminal only, and `NO_COLOR` is honoured."
+def _help(name: str) -> str:
+    arguments = [name, "--help"] if name else ["--help"]
+    width = {"COLUMNS": "100", "TERMINAL_WIDTH": "100"}
+    text = CliRunner().invoke(app, arguments, prog_name="projtrans", env=width).stdout.strip()
+    title = f"projtrans {name}".strip()
+    return f"## {title}\n\n```text\n{re.sub(r' +$', '', text, flags=re.M)}\n```\n"
 
 
 def configuration_page() -> str:
     """Every setting with its type, range, default and meaning."""
-    parts = [
-        "# Configuration",
-        "",
-        "Generated from the code by `python docs/reference.py`.",
-        "",
-        "A YAML file lists what differs from these defaults; `--set SECTION.KEY=VALUE` changes one setting on the command",
-        "line. Shipped configurations (`--config NAME`): "
-        + ", ".join(f"[{name}](../configs/{name}.yaml)" for name in config.shipped_names())
-        + ".",
-        "A setting in brackets of a kind exists for that kind of attention only.",
-    ]
+    shipped = ", ".join(f"[{name}](../configs/{name}.yaml)" for name in config.shipped_names())
+    return CONFIGURATION_PAGE.format(generated=GENERATED, shipped=shipped, tables="\n".join(_tables()) + "\n")
+
+
+def _tables() -> Iterator[str]:
     section = ""
     for dotted, kind, default, doc in config.describe(Config):
         first = dotted.partition(".")[0]
         if first != section:
             section = first
-            parts += ["", f"## {section}", "", "| setting | values | default | meaning |", "|---|---|---|---|"]
-        parts.append(f"| `{dotted}` | {kind} | `{default}` | {doc} |".replace("|α|", "α"))
-    return "\n".join(parts) + "\n"
+            yield f"\n## {section}\n\n| setting | values | default | meaning |\n|---|---|---|---|"
+        yield f"| `{dotted}` | {kind} | `{default}` | {doc} |"
 
 
 if __name__ == "__main__":

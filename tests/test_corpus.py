@@ -153,7 +153,8 @@ def test_labels_hold_pairs_together() -> None:
     splits = corpus.split(numbered(100), [number // 4 for number in range(100)], "grouped", 1)
     where = [{int(pair.source.split()[1]) // 4 for pair in part} for part in (splits.train, splits.valid, splits.test)]
     assert (splits.groups, splits.largest_group) == (25, 4)
-    assert sum(map(len, where)) == 25 and len(set.union(*where)) == 25
+    assert sum(map(len, where)) == 25
+    assert len(set.union(*where)) == 25
 
 
 @pytest.mark.parametrize("how", ["grouped", "random"])
@@ -162,7 +163,8 @@ def test_the_order_of_the_corpus_does_not_matter_but_the_seed_does(how: str) -> 
     first = corpus.split(pairs, None, how, 1)
     assert corpus.split(pairs[::-1], None, how, 1) == first
     other = corpus.split(pairs, None, how, 2)
-    assert other.test != first.test and set(other.test) != set(first.test)
+    assert other.test != first.test
+    assert set(other.test) != set(first.test)
     assert [len(first.train), len(first.valid), len(first.test)] == [140, 30, 30]
     assert first.train != sorted(first.train, key=pairs.index)  # shuffled: the head of a split is a fair sample
 

@@ -70,7 +70,8 @@ def test_unreadable_files_are_one_line(tmp_path: Path) -> None:
     for name in ("cut.gz", "damaged.gz", "not.gz", "folder", "nothing"):
         with pytest.raises(DataError) as caught:
             files.read_lines(tmp_path / name)
-        assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
@@ -80,7 +81,8 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_debris(tmp_path: Path
         with pytest.raises(error), files.replacing(path) as temporary:
             temporary.write_text("half of the n")
             raise error
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_new_file_has_ordinary_permissions(tmp_path: Path) -> None:

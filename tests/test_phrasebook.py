@@ -85,7 +85,8 @@ def test_every_text_is_well_formed(corpus):
         assert text == unicodedata.normalize("NFC", text.strip())
         assert text[-1] in ".?!"
         assert not re.search(r"\s\s|\s[.,?!]|[{}]", text), text
-        assert re.match(r"[¿¡]?[^\W\d_]", text) and text.lstrip("¿¡")[0].isupper(), text
+        assert re.match(r"[¿¡]?[^\W\d_]", text), text
+        assert text.lstrip("¿¡")[0].isupper(), text
         assert len(text.split()) <= 14
 
 

@@ -73,9 +73,11 @@ def test_the_folder_holds_what_the_manifest_says(tmp_path: Path, kind: str) -> N
     texts = [f"{name}.{side}" for name in corpus.SPLITS for side in ("src", "tgt")]
     assert sorted(path.name for path in folder.iterdir()) == sorted(["manifest.json", *models, *texts])
     assert manifest.files == {name: files.checksum(folder / name) for name in [*models, *texts]}
-    assert prepare.load_manifest(folder) == manifest and manifest.config == config
+    assert prepare.load_manifest(folder) == manifest
+    assert manifest.config == config
     assert list((tmp_path / "data").iterdir()) == [folder]
-    assert events and all(isinstance(event, prepare.Stage) for event in events)
+    assert events
+    assert all(isinstance(event, prepare.Stage) for event in events)
 
 
 def test_the_splits_are_those_of_the_corpus(tmp_path: Path) -> None:
@@ -326,7 +328,8 @@ def test_an_end_between_the_two_renamings_leaves_what_was_there(
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare(CONFIG, folder, force=True)
-    assert snapshot(folder) == before and list(tmp_path.iterdir()) == [folder]
+    assert snapshot(folder) == before
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -345,7 +348,8 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(tmp_path / "disk" / "data")
     prepare.prepare(CONFIG, tmp_path / "data")
     prepare.prepare(CONFIG, tmp_path / "data", force=True)
-    assert (tmp_path / "data").is_symlink() and (tmp_path / "disk" / "data" / "manifest.json").exists()
+    assert (tmp_path / "data").is_symlink()
+    assert (tmp_path / "disk" / "data" / "manifest.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "disk"]
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["data"]
 

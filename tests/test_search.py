@@ -54,7 +54,8 @@ class TableStepper:
         self.steps: list[int] = []
 
     def step(self, token_BM):
-        assert token_BM.shape == self.cache_BM.shape and token_BM.dtype == torch.long
+        assert token_BM.shape == self.cache_BM.shape
+        assert token_BM.dtype == torch.long
         assert (token_BM == BOS).all() or self.steps
         self.steps.append(len(token_BM))
         self.cache_BM = self.table.row(self.cache_BM, token_BM, self.memory_B[:, None])
@@ -62,7 +63,8 @@ class TableStepper:
 
     def select(self, sentence_B, parent_BM):
         kept = sentence_B.tolist()
-        assert kept == sorted(set(kept)) and len(kept) == len(parent_BM) > 0
+        assert kept == sorted(set(kept))
+        assert len(kept) == len(parent_BM) > 0
         slots = torch.arange(self.cache_BM.shape[1]).repeat(len(self.cache_BM), 1)
         assert len(kept) < len(slots) or not torch.equal(parent_BM, slots), "select called for nothing"
         self.memory_B = self.memory_B[sentence_B]

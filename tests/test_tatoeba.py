@@ -96,8 +96,11 @@ def contents(folder: Path) -> list[str]:
 def test_a_download_is_reported_verified_and_kept(server: Server, cache: Path) -> None:
     told: list[tuple[int, int]] = []
     found = tatoeba.find(None, report=lambda done, total: told.append((done, total)), remote=server.remote)
-    assert found.read_bytes() == ARCHIVE and contents(cache) == ["spa-eng.zip"]
-    assert told == sorted(told) and told[0] == (0, len(ARCHIVE)) and told[-1] == (len(ARCHIVE), len(ARCHIVE))
+    assert found.read_bytes() == ARCHIVE
+    assert contents(cache) == ["spa-eng.zip"]
+    assert told == sorted(told)
+    assert told[0] == (0, len(ARCHIVE))
+    assert told[-1] == (len(ARCHIVE), len(ARCHIVE))
     assert tatoeba.find(None, report=quiet, remote=server.remote) == found
     assert server.asked == [None]
 
@@ -111,7 +114,8 @@ def test_an_interrupted_download_goes_on(server: Server, cache: Path, ranges: bo
     server.limit = len(ARCHIVE)
     told: list[int] = []
     found = tatoeba.find(None, report=lambda done, total: told.append(done), remote=server.remote)
-    assert found.read_bytes() == ARCHIVE and contents(cache) == ["spa-eng.zip"]
+    assert found.read_bytes() == ARCHIVE
+    assert contents(cache) == ["spa-eng.zip"]
     assert server.asked == [None, "bytes=100000-"]
     assert told[0] == (100_000 if ranges else 0)
 

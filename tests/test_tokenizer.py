@@ -111,7 +111,8 @@ def test_special_ids_and_ends(tokenizer: Tokenizer) -> None:
     assert tokenizer.pieces_source(range(4)) == tokenizer.pieces_target(range(4)) == ["<pad>", "<unk>", "<s>", "</s>"]
     (source,), (target,) = tokenizer.encode_source([SOURCES[0]]), tokenizer.encode_target([TARGETS[0]])
     assert (source[-1] == tokenizer.eos_id) is (tokenizer.kind != "word")
-    assert tokenizer.eos_id not in [*source[:-1], *target] and tokenizer.bos_id not in [*source, *target]
+    assert tokenizer.eos_id not in [*source[:-1], *target]
+    assert tokenizer.bos_id not in [*source, *target]
     opened = [tokenizer.bos_id, *target, tokenizer.eos_id, tokenizer.pad_id]
     assert tokenizer.decode_target([opened]) == tokenizer.decode_target([target])
 
@@ -135,7 +136,8 @@ def test_words_are_the_most_frequent_ones() -> None:
     tokenizer = Tokenizer.train("word", ["a"], texts, 6)
     counts = Counter(word for text in texts for word in normal_form(text, "word").split())
     words = {piece.removeprefix("▁") for piece in tokenizer.pieces_target([4, 5])}
-    assert tokenizer.target_size == 6 and "uno" in words
+    assert tokenizer.target_size == 6
+    assert "uno" in words
     assert min(counts[word] for word in words) >= max(counts[word] for word in counts.keys() - words)
     assert tokenizer.decode_target(tokenizer.encode_target(["Uno, cuatro, uno"])) == ["uno [UNK] uno"]
 
