@@ -51,7 +51,7 @@ class AttentionConfig:
 class StandardConfig(AttentionConfig):
     """Scaled dot-product attention has no settings of its own."""
 
-    kind: str = setting("standard", "standard (scaled dot product) or projection (Gaussian of width σ, Sanger 2026)")
+    kind: str = "standard"
 
 
 Sigma = float | Literal["auto"]
@@ -75,7 +75,7 @@ class SigmaConfig:
 class ProjectionConfig(AttentionConfig):
     """Projection attention (Sanger 2026): Gaussian weights of width σ on the distances of queries and keys."""
 
-    kind: str = setting("projection", "standard (scaled dot product) or projection (Gaussian of width σ, Sanger 2026)")
+    kind: str = "projection"
     sigma: SigmaConfig = setting(SigmaConfig, "initial σ")
     learn_sigma: Literal["none", "module", "head"] = setting("head", "learn log σ: not, one a module, or one a head")
     normalize: Literal["none", "head", "model"] = setting(

@@ -7,6 +7,7 @@ imports what it calls when it is called: `--help` never waits.
 import ctypes
 import json as jsonlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from projtrans.corpus import Pair
     from projtrans.run import Run
     from projtrans.translate import Translation, Translator
+
+
+STREAM_LINES = 2048
+"""Lines of standard input translated together, when so many are there."""
 
 
 class Commands(TyperGroup):
@@ -322,27 +327,49 @@ def translate(
     if n_best > 1 and format == "text":
         raise ConfigError(f"--n-best {n_best}: a line of text holds one translation; add --format tsv or json")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
-    lines: Iterable[str] = [] if text or prompted else _lines(input)
     translator = _translator(open_run(model), device, threads, beam_size, length_penalty)
     if prompted:
         from projtrans.prompt import prompt
 
         prompt(translator, n_best, quiet)
         return
-    translations = translator.translate(text, n_best=n_best) if text else translator.stream(lines, n_best=n_best)
+    translations = translator.translate(text, n_best=n_best) if text else _streamed(translator, input, n_best)
     _write(_rendered(translations, format, quiet), output)
 
 
-def _lines(name: str | None) -> Iterable[str]:
-    """The lines to translate: of a file, checked as a whole, or of standard input as they come."""
+def _streamed(translator: "Translator", name: str | None, n_best: int) -> "Iterator[Translation]":
+    """The translations of a file, or of standard input as its lines come."""
     if name is None or name == "-":
-        return _standard_input()
-    return files.read_lines(Path(name))
+        for lines in _arriving():
+            yield from translator.translate(lines, n_best=n_best)
+    else:
+        yield from translator.stream(files.read_lines(Path(name)), n_best=n_best)
 
 
-def _standard_input() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        yield files.decode_lines(line, f"standard input:{number}")[0]
+def _arriving() -> Iterator[list[str]]:
+    """The lines of standard input, as many at a time as are there: whoever waits for an answer gets it."""
+    number, begun = 0, b""
+    lines: list[str] = []
+    while data := sys.stdin.buffer.read1(1 << 16):
+        *whole, begun = (begun + data).split(b"\n")
+        for line in whole:
+            number += 1
+            lines += files.decode_lines(line + b"\n", "standard input", number)
+        if lines and (len(lines) >= STREAM_LINES or not _more_is_there()):
+            yield lines
+            lines = []
+    if begun:
+        lines += files.decode_lines(begun, "standard input", number + 1)
+    if lines:
+        yield lines
+
+
+def _more_is_there() -> bool:
+    """Whether standard input can be read without waiting; no, where the system cannot tell."""
+    try:
+        return bool(select.select([sys.stdin.buffer], [], [], 0)[0])
+    except (OSError, ValueError):
+        return False
 
 
 def _rendered(translations: "Iterable[Translation]", format: str, quiet: bool) -> Iterator[str]:

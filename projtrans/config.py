@@ -236,17 +236,22 @@ def _check_bounds(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------ description
 
 
-def describe(section: Any, path: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every setting below a section: dotted path, type and range, default, documentation."""
-    for variant in section.kinds().values() if hasattr(section, "kinds") else [section]:
-        hints = typing.get_type_hints(variant)
-        for field in dataclasses.fields(variant):
-            hint, dotted = hints[field.name], _join(path, field.name)
-            if dataclasses.is_dataclass(hint):
-                yield from describe(hint, dotted)
-                continue
+def describe(section: Any, path: str = "", kind: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every setting below a section: dotted path (and its kind in brackets), type and range, default, documentation."""
+    if hasattr(section, "kinds") and not kind:
+        doc = next(field.metadata["doc"] for field in dataclasses.fields(section) if field.name == "kind")
+        yield _join(path, "kind"), " or ".join(section.kinds()), _shown(section.kind), doc
+        for name, variant in section.kinds().items():
+            yield from describe(variant, path, name)
+        return
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        hint, dotted = hints[field.name], _join(path, field.name)
+        if dataclasses.is_dataclass(hint):
+            yield from describe(hint, dotted, kind)
+        elif not (kind and field.name == "kind"):
             bounds = " and ".join(f"{sign} {bound:g}" for sign, bound in field.metadata.get("bounds", {}).items())
-            shown = f"{dotted} ({variant.kind})" if hasattr(section, "kinds") and field.name != "kind" else dotted
+            shown = f"{dotted} ({kind})" if kind else dotted
             yield shown, f"{_expected(hint)} {bounds}".strip(), _shown(field.default), field.metadata.get("doc", "")
 
 

@@ -68,13 +68,13 @@ def read_lines(path: Path) -> list[str]:
     return decode_lines(data, str(path))
 
 
-def decode_lines(data: bytes, name: str) -> list[str]:
-    """The lines of UTF-8 `data`, as `read_lines` splits them; `name` stands in errors."""
+def decode_lines(data: bytes, name: str, first: int = 1) -> list[str]:
+    """The lines of UTF-8 `data`, as `read_lines` splits them; `name` and lines counted from `first` stand in errors."""
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + first
         raise DataError(f"{name}:{line}: not valid UTF-8 ({error.reason}); convert the file to UTF-8") from error
     lines = text.split("\n")
     if lines[-1] == "":

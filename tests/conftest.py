@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     "corpus": {"name": "toy.tsv", "vocab_size": 400},
     "model": {"layers": {"encoder": 1, "decoder": 1}, "width": 32, "heads": 2, "feedforward": 64},
     "training": {
-        "batch_tokens": 512,
+        "batch_tokens": 160,
         "learning_rate": 0.01,
         "warmup_updates": 10,
         "average": 0.9,

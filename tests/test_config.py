@@ -393,9 +393,10 @@ def test_set_puts_a_yaml_value_at_a_path(reason: str, assignment: str, expected:
     assert raw == expected, reason
 
 
-@pytest.mark.parametrize(
-    "assignment", ["", "=1", "a", "a.b", ".a=1", "a.=1", "a..b=1", "a=[1", "a={b: 1, b: 2}", "a=*x"]
-)
+NO_ASSIGNMENTS = ["", "=1", "a", "a.b", ".a=1", "a.=1", "a..b=1", "a=[1", "a={b: 1, b: 2}", "a=*x", "two\nlines"]
+
+
+@pytest.mark.parametrize("assignment", NO_ASSIGNMENTS)
 def test_an_assignment_that_is_none_is_refused(assignment: str) -> None:
     raw: config.Raw = {"a": 1}
     assert refusal(assign, raw, assignment).startswith("--set ")
@@ -458,6 +459,7 @@ NOT_FOUND = [
     ("no such folder", "no/where", "no such file"),
     ("a folder", "./", "directory"),
     ("nothing", "", "shipped"),
+    ("two lines", "tato\neba", "shipped"),
 ]
 
 

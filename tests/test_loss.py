@@ -114,8 +114,8 @@ def test_uniform_logits_cost_the_logarithm_of_the_vocabulary() -> None:
     n, v = CHUNK + 1, 50
     zeros = (torch.zeros(n, 4), torch.zeros(v, 4), torch.zeros(v))
     loss = cross_entropy(*zeros, torch.arange(n) % v, 0.1)
-    assert loss.nll.item() == pytest.approx(n * math.log(v), rel=1e-6)
-    assert loss.smoothed.item() == pytest.approx(n * math.log(v), rel=1e-6), "smoothing cannot change it"
+    assert loss.nll.item() == pytest.approx(n * math.log(v), rel=1e-5)
+    assert loss.smoothed.item() == pytest.approx(n * math.log(v), rel=1e-5), "smoothing cannot change it"
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -135,11 +135,14 @@ def test_extreme_logits_give_finite_losses_and_gradients(reason: str, logits: li
     bias, target = torch.zeros(3, requires_grad=True), torch.tensor([0, 1, 2])
     loss = cross_entropy(h, weight, bias, target, smoothing)
     exact = reference(h.double(), weight.double(), bias.double(), target, smoothing)
-    torch.testing.assert_close(loss.smoothed.double(), exact.smoothed, rtol=1e-5, atol=0.1)
+    rounding = 4 * torch.finfo(torch.float32).eps * max(map(abs, logits))
+    torch.testing.assert_close(loss.smoothed.double(), exact.smoothed, rtol=1e-5, atol=rounding)
     grads = torch.autograd.grad(loss.smoothed, (h, weight, bias))
-    for found, expected in zip(grads, torch.autograd.grad(exact.smoothed, (h, weight, bias)), strict=True):
+    exacts = torch.autograd.grad(exact.smoothed, (h, weight, bias))
+    # The gradient of h is the gradient of the logits, rounded, times weights of the size of the logits.
+    for found, expected, error in zip(grads, exacts, (rounding, 1e-5, 1e-5), strict=True):
         assert torch.isfinite(found).all(), reason
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item() + 1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=error)
 
 
 @pytest.mark.parametrize("n", [5, CHUNK + 9])

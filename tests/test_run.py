@@ -13,11 +13,12 @@ from conftest import KINDS, TINY, Toy, cli, done, spell
 from projtrans import config
 from projtrans.corpus import CorpusConfig
 from projtrans.errors import ConfigError, ProjtransError, RunError
+from projtrans.events import Finished, Progress, Started, Validated
 from projtrans.prepare import load_tokenizer, read_split
 from projtrans.run import Run, free_folder, open_run
 from projtrans.search import DecodingConfig
 from projtrans.settings import Config, resolve
-from projtrans.train import Finished, Progress, Started, Validated, train
+from projtrans.train import train
 from projtrans.transformer import ModelConfig
 
 EVENT = {"event": "train", "epoch": 1, "loss": 1.5}
@@ -126,35 +127,44 @@ def test_the_log_is_one_object_a_line(tmp_path: Path) -> None:
     assert lines[-1] == ""
 
 
-WHOLE = [event(1), event(2), event(2, event="valid"), event(3)]
-LINES = "".join(f"{json.dumps(record)}\n" for record in WHOLE)
 TAILS = [
-    ("whole lines", ""),
-    ("a line cut inside an object", '{"event": "train", "epo'),
-    ("a line cut inside a number", '{"event": "train", "update": 1'),
-    ("one brace", "{"),
-    ("zeros, as a file system leaves them after a power cut", "\0\0\0\0"),
-    ("an object without an update", '{"event": "train"}\n'),
-    ("a whole value that is no object", "17"),
+    ("nothing", b""),
+    ("a whole line", b'{"event": "train", "update": 4}\n'),
+    ("a line cut inside an object", b'{"event": "train", "epo'),
+    ("a line cut inside a character", '{"text": "ñ'.encode()[:-1]),
+    ("zeros, as a file system leaves them after a power cut", b"\0\0\0\0"),
 ]
 
 
 @pytest.mark.parametrize(("reason", "tail"), TAILS, ids=[reason for reason, _ in TAILS])
-@pytest.mark.parametrize("update", [0, 1, 2, 3, 9])
-def test_a_log_is_cut_back_to_an_update(tmp_path: Path, reason: str, tail: str, update: int) -> None:
-    run = Run(tmp_path)
-    run.metrics_file.write_text(LINES + tail, encoding="utf-8")
-    run.truncate_metrics(update)
+def test_a_log_is_cut_back_to_what_it_was(tmp_path: Path, reason: str, tail: bytes) -> None:
+    """Whatever stands there after a crash, what is logged next begins a line."""
+    run, kept = Run(tmp_path), [event(1), event(2), event(2, event="valid")]
+    for record in kept:
+        run.append_metrics(record)
+    size = run.metrics_bytes
+    with run.metrics_file.open("ab") as file:
+        file.write(tail)
+    run.truncate_metrics(size)
     run.append_metrics(event(99))
-    records = [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
-    assert records == [record for record in WHOLE if record["update"] <= update] + [event(99)]
+    lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [*kept, event(99)]
 
 
-def test_a_log_cut_inside_a_character_is_cut_back_too(tmp_path: Path) -> None:
+def test_a_log_that_is_shorter_than_the_state_knows_stays_as_it_is(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.metrics_file.write_bytes(LINES.encode() + '{"text": "ñ'.encode()[:-1])
-    run.truncate_metrics(2)
-    assert len(run.metrics_file.read_text(encoding="utf-8").splitlines()) == 3
+    run.append_metrics(event(1))
+    before = run.metrics_file.read_bytes()
+    run.truncate_metrics(10_000)
+    assert run.metrics_file.read_bytes() == before
+
+
+def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.append_metrics(event(1, loss=float("nan"), norm=float("-inf"), sigma={"deep": [float("inf")]}))
+    text = run.metrics_file.read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert "Infinity" not in text
 
 
 def test_no_log_is_nothing_to_cut(tmp_path: Path) -> None:
@@ -233,7 +243,6 @@ def test_latest_moves_at_the_first_saved_checkpoint(toy: Toy, tmp_path: Path, mo
     Path("runs/latest").symlink_to("old")
     settings = resolve(config.dump(config.build(Config, TINY)), sets=["training.epochs=2", "training.report_updates=1"])
     run = Run(free_folder("new"))
-    run.create(config.dump(settings), load_tokenizer(toy.data))
     seen: list[tuple[type, str]] = []
     train(
         settings,

@@ -20,12 +20,14 @@ from projtrans import config
 from projtrans.checkpoint import build_model
 from projtrans.corpus import Pair
 from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted, ProjtransError
+from projtrans.evaluate import encode
+from projtrans.events import Event, Finished, Progress, Started, Testing, Validated
 from projtrans.optimizer import rate
 from projtrans.prepare import load_tokenizer, read_split
 from projtrans.run import Run
 from projtrans.settings import Config, resolve, resumed
 from projtrans.tokenizer import Tokenizer
-from projtrans.train import Event, Finished, Progress, Started, Testing, Trainer, Validated, encode, train
+from projtrans.train import Trainer, train
 from projtrans.translate import Translator, layout_of
 
 CPU = torch.device("cpu")
@@ -74,20 +76,26 @@ class Bench:
     splits: dict[str, list[Pair]]
     made: list[Run] = field(default_factory=list)
 
-    def new(self, settings: Config) -> Run:
-        run = Run(self.folder / f"run-{len(self.made)}")
+    def new(self) -> Run:
+        """The place of a run that begins."""
+        self.made.append(Run(self.folder / f"run-{len(self.made)}"))
+        return self.made[-1]
+
+    def created(self, settings: Config) -> Run:
+        """A run that has begun, without an update."""
+        run = self.new()
         run.create(config.dump(settings), self.tokenizer)
-        self.made.append(run)
         return run
 
     def train(self, settings: Config, run: Run | None = None, **options: Any) -> Run:
-        run = run or self.new(settings)
+        run = run or self.new()
         train(settings, run, self.tokenizer, self.splits, device=CPU, **options)
         return run
 
     def trainer(self, settings: Config, report: Callable[[Event], None] = lambda event: None) -> Trainer:
-        run = self.new(settings)
-        return Trainer(settings, run, self.tokenizer, self.splits["train"], self.splits["valid"], CPU, report)
+        return Trainer(
+            settings, self.created(settings), self.tokenizer, self.splits["train"], self.splits["valid"], CPU, report
+        )
 
 
 @pytest.fixture
@@ -106,7 +114,7 @@ MANNERS = [
     ("no average", ["training.average=null"]),
     ("no average, standard", ["training.average=null", "model.attention.kind=standard"]),
     ("rmsprop", ["training.optimizer=rmsprop", "training.weight_decay=0.0", "training.schedule=constant"]),
-    ("accumulation", ["training.accumulation=2", "training.batch_tokens=200"]),
+    ("accumulation", ["training.accumulation=2", "training.batch_tokens=80"]),
     ("random batches", ["training.by_length=false", "training.batch_sentences=16"]),
     ("patience and BLEU", ["training.patience=2", "training.best=bleu"]),
 ]
@@ -132,7 +140,7 @@ def test_a_run_stopped_anywhere_ends_as_one_that_was_not(bench: Bench, reason: s
     assert last == 4 * per_epoch
     inside, end, begin = per_epoch - 1, per_epoch, per_epoch + 1
     stops = sorted({1, inside, end, begin, *random.Random(reason).sample(range(1, last), 2)})
-    run, before = bench.new(settings), 0
+    run, before = bench.new(), 0
     for stop in stops:
         with pytest.raises(Interrupted, match=f"stopped at update {stop};") as caught:
             bench.train(settings, run, resume=before > 0, stop_signal=after(stop - before))
@@ -148,7 +156,7 @@ def test_a_run_stopped_at_its_last_update_is_still_validated(bench: Bench, updat
     settings = settings_of("training.epochs=2", f"training.updates={updates}", "training.report_updates=1")
     whole = bench.train(settings)
     last = events_of(whole)[-1]["update"]
-    run = bench.new(settings)
+    run = bench.new()
     with pytest.raises(Interrupted, match=f"stopped at update {last};"):
         bench.train(settings, run, stop_signal=after(last))
     bench.train(settings, run, resume=True)
@@ -158,7 +166,7 @@ def test_a_run_stopped_at_its_last_update_is_still_validated(bench: Bench, updat
 def test_a_signal_during_the_final_test_stops_the_run(bench: Bench) -> None:
     """Ctrl-C at any moment: translating a large test split takes minutes."""
     settings = resolve(copy.deepcopy(TINY), sets=["training.epochs=1"])
-    run, seen = bench.new(settings), []
+    run, seen = bench.new(), []
     with pytest.raises(Interrupted):
         bench.train(settings, run, report=seen.append, stop_signal=once_seen(Testing, seen))
     assert not run.summary_file.exists()
@@ -168,7 +176,7 @@ def test_a_signal_during_the_final_test_stops_the_run(bench: Bench) -> None:
 
 def test_a_signal_during_validation_stops_the_run(bench: Bench) -> None:
     settings = settings_of("training.epochs=1")
-    run, seen = bench.new(settings), []
+    run, seen = bench.new(), []
     with pytest.raises(Interrupted):
         bench.train(settings, run, report=seen.append, stop_signal=once_seen(Validated, seen))
     bench.train(settings, run, resume=True)
@@ -178,7 +186,7 @@ def test_a_signal_during_validation_stops_the_run(bench: Bench) -> None:
 def test_a_log_that_ran_ahead_of_the_state_is_written_again(bench: Bench) -> None:
     """After a crash the log tells of updates that the last state does not know."""
     settings = settings_of("training.epochs=2", "training.report_updates=1")
-    whole, run = bench.train(settings), bench.new(settings)
+    whole, run = bench.train(settings), bench.new()
     with pytest.raises(Interrupted):
         bench.train(settings, run, stop_signal=after(3))
     run.append_metrics({"event": "train", "update": 4, "loss": 9.9})
@@ -212,7 +220,7 @@ ALLOWED = ["epochs=90", "updates=1000", "minutes=2.5", "patience=null", "patienc
 def test_resuming_refuses_another_setting_by_name(
     bench: Bench, assignment: str, flags: list[tuple[str, Any]], named: str
 ) -> None:
-    run = bench.new(settings_of())
+    run = bench.created(settings_of())
     with pytest.raises(ConfigError, match=rf"--resume: cannot change {named} \(.* to .*\)"):
         resumed(run, sets=[assignment], flags=flags)
 
@@ -220,18 +228,18 @@ def test_resuming_refuses_another_setting_by_name(
 @pytest.mark.parametrize("assignment", ALLOWED)
 def test_resuming_allows_another_limit(bench: Bench, assignment: str) -> None:
     key, _, value = assignment.partition("=")
-    settings = resumed(bench.new(settings_of()), sets=[f"training.{assignment}"], flags=[])
+    settings = resumed(bench.created(settings_of()), sets=[f"training.{assignment}"], flags=[])
     assert getattr(settings.training, key) == json.loads(value)
 
 
 def test_resuming_without_a_change_gives_the_same_settings(bench: Bench) -> None:
     settings = settings_of("model.attention.kind=standard", "training.seed=4")
-    assert resumed(bench.new(settings), sets=[], flags=[]) == settings
+    assert resumed(bench.created(settings), sets=[], flags=[]) == settings
 
 
 def test_resuming_with_the_data_of_another_tokenizer_is_refused(bench: Bench) -> None:
     settings = settings_of("training.epochs=2")
-    run = bench.new(settings)
+    run = bench.new()
     with pytest.raises(Interrupted):
         bench.train(settings, run, stop_signal=after(1))
     texts = [pair.source for pair in bench.splits["train"]]
@@ -272,7 +280,7 @@ def test_two_batches_an_update_are_one_of_twice_the_size(bench: Bench, kind: str
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("padding", [False, True])
 def test_the_first_loss_and_accuracy_are_those_of_the_fresh_weights(bench: Bench, kind: str, padding: bool) -> None:
-    """One batch holds the whole split; the figures are unsmoothed, and count padding only where it is learnt."""
+    """One batch holds the whole split; the figures are unsmoothed and without padding, whatever is learnt."""
     bench.splits["train"] = bench.splits["train"][:25]
     sets = [*EXACT, f"model.attention.kind={kind}", "training.epochs=1", "training.report_updates=1"]
     sets += ["training.by_length=false", "training.batch_sentences=25"]
@@ -281,19 +289,40 @@ def test_the_first_loss_and_accuracy_are_those_of_the_fresh_weights(bench: Bench
     trainer = bench.trainer(settings_of(*sets))
     fresh = copy.deepcopy(trainer.model).eval()
     trainer.train()
-    first = events_of(trainer.run)[0]
+    first, valid = events_of(trainer.run)
     longest = trainer.layout.max_length
     slow = forced_by_hand(fresh, bench.tokenizer, bench.splits["train"], longest, padded=padding)
     assert (first["event"], first["update"]) == ("train", 1)
-    assert first["loss"] == pytest.approx(slow.loss_with_padding if padding else slow.loss, abs=2e-5)
-    assert first["accuracy"] == pytest.approx(slow.accuracy_with_padding if padding else slow.accuracy, abs=1e-9)
+    assert first["loss"] == valid["train_loss"] == pytest.approx(slow.loss, abs=2e-5)
+    assert first["accuracy"] == valid["train_accuracy"] == pytest.approx(slow.accuracy, abs=1e-9)
+    with_padding = pytest.approx(slow.accuracy_with_padding, abs=1e-9) if padding else None
+    assert valid["train_accuracy_with_padding"] == with_padding
+
+
+def test_padding_in_the_loss_moves_the_gradient_as_torch_says(bench: Bench) -> None:
+    """The paper's way: the mean over all positions of a fixed length, padding among them."""
+    bench.splits["train"] = bench.splits["train"][:20]
+    sets = [*EXACT, "training.epochs=1", "training.by_length=false", "training.batch_sentences=20"]
+    sets += ["model.mask_padding=false", "training.padding_in_loss=true", "corpus.max_length=9"]
+    sets += ["training.optimizer=rmsprop", "training.weight_decay=0.0", "training.clip_norm=null"]
+    trainer = double(bench.trainer(settings_of(*sets, "training.schedule=constant", "training.warmup_updates=0")))
+    model = copy.deepcopy(trainer.model)
+    trainer.train()
+    batch = trainer.layout.batch(trainer.examples)
+    logits = model.output(model(batch.source_BS, None, batch.target_in_BT)).flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, batch.target_out_BT.flatten(), label_smoothing=0.1).backward()
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
+        assert theirs.grad is not None
+        relative = 10 if name.endswith("log_sigma") else 1
+        step = theirs.grad / ((1 - 0.98) * theirs.grad.square()).sqrt().add(1e-7)  # Keras' and torch's rule
+        assert torch.allclose(ours, theirs - 0.01 * relative * step, rtol=1e-5, atol=1e-7), name
 
 
 def test_the_first_update_is_that_of_torch(bench: Bench) -> None:
-    """Loss, smoothing, clipping, rate and groups, done over in plain PyTorch."""
+    """Loss, smoothing, clipping and the groups of parameters, done over in plain PyTorch."""
     bench.splits["train"] = bench.splits["train"][:20]
     sets = [*EXACT, "training.epochs=1", "training.by_length=false", "training.batch_sentences=20"]
-    sets += ["training.warmup_updates=4", "training.weight_decay=0.1", "training.clip_norm=0.5"]
+    sets += ["training.schedule=constant", "training.weight_decay=0.1", "training.clip_norm=0.5"]
     trainer = double(bench.trainer(settings_of(*sets, "training.learning_rate=0.02")))
     model = copy.deepcopy(trainer.model)
     trainer.train()
@@ -304,11 +333,10 @@ def test_the_first_update_is_that_of_torch(bench: Bench) -> None:
     )
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-    learning_rate = 0.02 * 1 / 4
     groups = [
         {
             "params": [parameter],
-            "lr": learning_rate * (10 if name.endswith("log_sigma") else 1),
+            "lr": 0.02 * (10 if name.endswith("log_sigma") else 1),
             "weight_decay": 0.1 if parameter.ndim > 1 and not name.endswith("log_sigma") else 0.0,
         }
         for name, parameter in model.named_parameters()
@@ -423,6 +451,7 @@ def test_training_stops_after_so_many_updates(bench: Bench, updates: int, report
     summary, validations = finish(bench, f"training.updates={updates}", f"training.report_updates={report}")
     assert summary["updates"] == updates
     assert validations[-1]["update"] == updates
+    assert validations[-1]["train_loss"] > 0
     assert f"{updates} updates" in summary["reason"]
 
 
@@ -436,17 +465,18 @@ def test_pairs_that_are_too_long_are_left_out_of_training_and_counted(bench: Ben
     settings = settings_of("corpus.max_length=5")
     layout = layout_of(bench.tokenizer, settings.corpus, settings.model)
     pairs = bench.splits["train"]
-    examples, left_out = encode(bench.tokenizer, layout, pairs, cut=False)
+    examples = encode(bench.tokenizer, layout, pairs, cut=False)
     sources = bench.tokenizer.encode_source([pair.source for pair in pairs])
     targets = bench.tokenizer.encode_target([pair.target for pair in pairs])
     fitting = [len(s) <= 5 and len(t) + 1 <= 5 for s, t in zip(sources, targets, strict=True)]
-    assert 0 < sum(fitting) == len(examples) == len(pairs) - left_out
-    cut, none = encode(bench.tokenizer, layout, pairs, cut=True)
-    assert (len(cut), none) == (len(pairs), 0)
+    assert 0 < sum(fitting) == len(examples) < len(pairs)
+    trainer = bench.trainer(settings)
+    assert (len(trainer.examples), trainer.left_out) == (len(examples), len(pairs) - len(examples))
+    cut = encode(bench.tokenizer, layout, pairs, cut=True)
+    assert len(cut) == len(pairs)
     assert max(max(len(example.source), len(example.target)) for example in cut) == 5
-    with pytest.raises(DataError, match="max_length=1"):
-        encode(bench.tokenizer, layout_of(bench.tokenizer, settings_of("corpus.max_length=1").corpus, settings.model),
-               pairs, cut=False)  # fmt: skip
+    with pytest.raises(DataError, match=r"corpus\.max_length: 1 "):
+        bench.trainer(settings_of("corpus.max_length=1"))
 
 
 # -------------------------------------------------------------------------------------------------------- divergence
@@ -499,7 +529,7 @@ def test_a_run_that_diverges_ends_with_status_three(workshop: Path, sentences: i
 def test_the_log_of_a_run_that_diverges_is_json(bench: Bench) -> None:
     sets = ["training.learning_rate=1e30", "training.warmup_updates=0", "training.report_updates=1"]
     settings = settings_of(*sets, "training.by_length=false", "training.batch_sentences=4")
-    run = bench.new(settings)
+    run = bench.new()
     with pytest.raises(ProjtransError):
         bench.train(settings, run)
     assert {event["event"] for event in events_of(run)} >= {"train"}

@@ -456,7 +456,7 @@ def test_the_gradient_of_dropout_is_its_mask_times_its_scale() -> None:
     found = _cheap_dropout(x, 0.25)
     found.sum().backward()
     assert x.grad is not None
-    torch.testing.assert_close(x.grad, (found != 0) / 0.75, rtol=1e-12, atol=0)
+    torch.testing.assert_close(x.grad, (found != 0).double() / 0.75, rtol=1e-12, atol=0)
 
 
 def test_dropout_is_the_identity_outside_training_and_at_rate_zero() -> None:

@@ -22,7 +22,7 @@ from projtrans.translate import _Decoder
 COMMON = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 ANYTHING = st.text(st.characters(), max_size=40)
 """Python strings without any restriction: controls, lone surrogates, line ends of every kind."""
-LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30), max_size=12)
+LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=10), max_size=12)
 """Lines of a text file: anything that UTF-8 can carry, but for the line feed."""
 
 
