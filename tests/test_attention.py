@@ -24,7 +24,9 @@ from projtrans.attention import (
     StandardConfig,
     build_attention,
 )
+from projtrans.config import build
 from projtrans.errors import ConfigError
+from projtrans.transformer import ModelConfig
 
 B, T, S, D, H, K = 2, 4, 5, 6, 2, 3
 STANDARD = StandardConfig()
@@ -627,27 +629,28 @@ def test_a_learned_sigma_on_unit_vectors_does_not_go_under_a_tenth() -> None:
         assert made.sigma().tolist() == pytest.approx([0.01] * len(made.log_sigma))
 
 
-BELOW: list[tuple[Role, SigmaConfig, str]] = [
-    ("encoder", SigmaConfig(self=0.09), "self"),
-    ("decoder", SigmaConfig(self=0.05), "self"),
-    ("cross", SigmaConfig(cross=0.01), "cross"),
-    ("encoder", SigmaConfig(encoder=0.05), "encoder"),
-    ("decoder", SigmaConfig(decoder=0.05), "decoder"),
+BELOW: list[tuple[Role, str, float]] = [
+    ("encoder", "self", 0.09),
+    ("decoder", "self", 0.05),
+    ("cross", "cross", 0.01),
+    ("encoder", "encoder", 0.05),
+    ("decoder", "decoder", 0.05),
 ]
 
 
-@pytest.mark.parametrize(("role", "sigma", "key"), BELOW, ids=[f"{row[0]} by {row[2]}" for row in BELOW])
+@pytest.mark.parametrize(("role", "key", "sigma"), BELOW, ids=[f"{row[0]} by {row[1]}" for row in BELOW])
 @pytest.mark.parametrize("learn", ["module", "head"])
 def test_a_learned_sigma_on_unit_vectors_that_starts_below_a_tenth_is_refused(
-    role: Role, sigma: SigmaConfig, key: str, learn: str
+    role: Role, key: str, sigma: float, learn: str
 ) -> None:
-    config = ProjectionConfig(normalize="head", learn_sigma=learn, sigma=sigma)  # type: ignore[arg-type]
+    """By the settings or by the module: the path is that of what was given."""
+    raw = {"attention": {"normalize": "head", "learn_sigma": learn, "sigma": {key: sigma}}}
     with pytest.raises(ConfigError) as caught:
-        build_attention(config, role, width=D, heads=H, head_width=K, dropout=0)
+        build_attention(build(ModelConfig, raw, "model").attention, role, width=D, heads=H, head_width=K, dropout=0)
     message = str(caught.value)
-    assert message.startswith(f"model.attention.sigma.{key}: "), "the path of the setting that was given"
+    assert message.startswith(f"model.attention.sigma.{key}: ")
     assert "0.1" in message
-    assert f"{sigma.of(role):g}" in message
+    assert f"{sigma:g}" in message
     assert "learn_sigma" in message
 
 
@@ -736,6 +739,20 @@ def test_bfloat16_weights_come_close_at_the_default_sigma(config: AttentionConfi
     assert weights.dtype == torch.float32
     assert distance_between(weights, expected) < 0.03
     assert distance_between(fused, expected) < 0.03
+
+
+def test_the_bias_of_a_key_is_not_rounded_to_bfloat16_in_the_fused_path() -> None:
+    """With σ = 1 and vectors that bfloat16 holds, only -|k|²/2 could lose anything: up to 0.25 nats if it were one."""
+    made = module(paper("none", 1.0, "own"), heads=1, head_width=16, dtype=torch.float32)
+    assert not made.exact
+    directions = F.normalize(normal(1, 1, 16, 16, seed=2), dim=-1)
+    k = (12 * directions * (1 + 0.01 * normal(1, 1, 16, 1, seed=3))).bfloat16()  # |k|²/2 about 72 ± 1.5
+    q = (0.1 * normal(1, 1, 16, 16, seed=1)).bfloat16()
+    distance = torch.cdist(q.double(), k.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    expected = (-distance / 2).softmax(-1)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = fused_weights(made, q, k)
+    assert distance_between(found, expected) < 0.02
 
 
 def test_weights_are_float32_or_wider() -> None:

@@ -80,6 +80,11 @@ def sections(draw: st.DrawFn, section: Any) -> Any:
     }
     if section is ModelConfig and drawn["head_width"] is None:
         drawn["width"] = 2 * drawn["heads"] * draw(st.integers(1, 9))
+    if section is ProjectionConfig:  # a learned σ on unit vectors starts at 0.1 or more
+        large = {
+            name: max(sigma, 0.1) if isinstance(sigma, float) else sigma for name, sigma in dump(drawn["sigma"]).items()
+        }
+        drawn["sigma"] = SigmaConfig(**large)
     if section is CorpusConfig and drawn["direction"] in ("en-es", "es-en"):
         drawn["name"] = draw(st.sampled_from(["phrasebook", "tatoeba-spa-eng"]))
     if section is Config and drawn["model"].mask_padding:

@@ -1,12 +1,13 @@
 """Training: the same run however it was stopped, the gradient of the settings, limits that limit, an honest log."""
 
+import contextlib
 import copy
 import itertools
 import json
 import math
 import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import pytest
 import torch
 from conftest import KINDS, TINY, Toy, cli, done, forced_by_hand
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from projtrans import config
+from projtrans import config, events
 from projtrans.checkpoint import build_model
 from projtrans.corpus import Pair
 from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted, ProjtransError
 from projtrans.evaluate import encode
-from projtrans.events import Event, Finished, Progress, Started, Testing, Validated
+from projtrans.events import Event, Finished, Started, Validated
 from projtrans.optimizer import rate
 from projtrans.prepare import load_tokenizer, read_split
 from projtrans.run import Run
@@ -50,16 +52,22 @@ def events_of(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=no_constant) for line in lines]
 
 
-def timeless(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events without what the clock says."""
+def timeless(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records without what the clock says."""
     times = ("seconds", "training_seconds", "target_tokens_per_second")
-    return [{key: value for key, value in event.items() if key not in times} for event in events]
+    return [{key: value for key, value in event.items() if key not in times} for event in records]
 
 
-def after(updates: int) -> Callable[[], int | None]:
-    """A stop signal that comes after so many updates."""
-    count = itertools.count(1)
-    return lambda: signal.SIGTERM if next(count) == updates else None
+@contextlib.contextmanager
+def after(updates: int) -> Iterator[Callable[[], int | None]]:
+    """A stop signal that comes when torch's optimiser has made so many steps."""
+    steps = itertools.count(1)
+    made = [0]
+    hook = register_optimizer_step_post_hook(lambda *unused: made.__setitem__(0, next(steps)))
+    try:
+        yield lambda: signal.SIGTERM if made[0] == updates else None
+    finally:
+        hook.remove()
 
 
 def once_seen(kind: type, seen: Sequence[Event]) -> Callable[[], int | None]:
@@ -142,8 +150,11 @@ def test_a_run_stopped_anywhere_ends_as_one_that_was_not(bench: Bench, reason: s
     stops = sorted({1, inside, end, begin, *random.Random(reason).sample(range(1, last), 2)})
     run, before = bench.new(), 0
     for stop in stops:
-        with pytest.raises(Interrupted, match=f"stopped at update {stop};") as caught:
-            bench.train(settings, run, resume=before > 0, stop_signal=after(stop - before))
+        with (
+            after(stop - before) as stop_signal,
+            pytest.raises(Interrupted, match=f"stopped at update {stop};") as caught,
+        ):
+            bench.train(settings, run, resume=before > 0, stop_signal=stop_signal)
         assert caught.value.exit_status == 128 + signal.SIGTERM
         before = stop
     bench.train(settings, run, resume=True)
@@ -157,8 +168,8 @@ def test_a_run_stopped_at_its_last_update_is_still_validated(bench: Bench, updat
     whole = bench.train(settings)
     last = events_of(whole)[-1]["update"]
     run = bench.new()
-    with pytest.raises(Interrupted, match=f"stopped at update {last};"):
-        bench.train(settings, run, stop_signal=after(last))
+    with after(last) as stop_signal, pytest.raises(Interrupted, match=f"stopped at update {last};"):
+        bench.train(settings, run, stop_signal=stop_signal)
     bench.train(settings, run, resume=True)
     same_run(whole, run)
 
@@ -168,14 +179,14 @@ def test_a_signal_during_the_final_test_stops_the_run(bench: Bench) -> None:
     settings = resolve(copy.deepcopy(TINY), sets=["training.epochs=1"])
     run, seen = bench.new(), []
     with pytest.raises(Interrupted):
-        bench.train(settings, run, report=seen.append, stop_signal=once_seen(Testing, seen))
+        bench.train(settings, run, report=seen.append, stop_signal=once_seen(events.Testing, seen))
     assert not run.summary_file.exists()
     bench.train(settings, run, resume=True)
     assert json.loads(run.summary_file.read_text(encoding="utf-8"))["test"]["sentences"] == 12
 
 
 def test_a_signal_during_validation_stops_the_run(bench: Bench) -> None:
-    settings = settings_of("training.epochs=1")
+    settings = settings_of("training.epochs=2")
     run, seen = bench.new(), []
     with pytest.raises(Interrupted):
         bench.train(settings, run, report=seen.append, stop_signal=once_seen(Validated, seen))
@@ -187,8 +198,8 @@ def test_a_log_that_ran_ahead_of_the_state_is_written_again(bench: Bench) -> Non
     """After a crash the log tells of updates that the last state does not know."""
     settings = settings_of("training.epochs=2", "training.report_updates=1")
     whole, run = bench.train(settings), bench.new()
-    with pytest.raises(Interrupted):
-        bench.train(settings, run, stop_signal=after(3))
+    with after(3) as stop_signal, pytest.raises(Interrupted):
+        bench.train(settings, run, stop_signal=stop_signal)
     run.append_metrics({"event": "train", "update": 4, "loss": 9.9})
     with run.metrics_file.open("a", encoding="utf-8") as file:
         file.write('{"event": "tra')
@@ -240,8 +251,8 @@ def test_resuming_without_a_change_gives_the_same_settings(bench: Bench) -> None
 def test_resuming_with_the_data_of_another_tokenizer_is_refused(bench: Bench) -> None:
     settings = settings_of("training.epochs=2")
     run = bench.new()
-    with pytest.raises(Interrupted):
-        bench.train(settings, run, stop_signal=after(1))
+    with after(1) as stop_signal, pytest.raises(Interrupted):
+        bench.train(settings, run, stop_signal=stop_signal)
     texts = [pair.source for pair in bench.splits["train"]]
     bench.tokenizer = Tokenizer.train("bpe", texts, texts, 350)
     with pytest.raises(DataError, match="tokenizer"):
@@ -363,7 +374,7 @@ def test_a_seed_decides_the_run_and_another_seed_another(bench: Bench) -> None:
 def test_ten_pairs_are_learnt_by_heart(bench: Bench, kind: str) -> None:
     ten = list({pair.source: pair for pair in bench.splits["train"]}.values())[:10]
     bench.splits = {"train": ten * 20, "valid": ten, "test": ten}
-    sets = [*EXACT, f"model.attention.kind={kind}", "training.label_smoothing=0.0", "training.epochs=12"]
+    sets = [*EXACT, f"model.attention.kind={kind}", "training.label_smoothing=0.0", "training.epochs=25"]
     sets += ["training.by_length=false", "training.batch_sentences=20"]
     run = bench.train(settings_of(*sets))
     last = events_of(run)[-1]
@@ -381,19 +392,19 @@ def test_reversing_digits_is_learnt_through_the_commands(
 ) -> None:
     """Held-out numbers come out back to front: word order and words, from encoder to output."""
     monkeypatch.chdir(tmp_path)
-    generator = random.Random(3)
-    numbers = [f"{number:0{length}}" for length in (2, 3, 4) for number in range(10**length)]
-    generator.shuffle(numbers)
-    parts = {"train": numbers[:2400], "valid": numbers[2400:2420], "test": numbers[2420:2620]}
+    numbers = ["".join(digits) for length in (2, 3, 4) for digits in itertools.product("012345", repeat=length)]
+    random.Random(3).shuffle(numbers)
+    parts = {"train": numbers[:1250], "valid": numbers[1250:1340], "test": numbers[1340:1540]}
     for name, part in parts.items():
         Path(f"{name}.src").write_text("".join(f"{' '.join(number)}\n" for number in part), encoding="utf-8")
         Path(f"{name}.tgt").write_text("".join(f"{' '.join(number[::-1])}\n" for number in part), encoding="utf-8")
     files = [item for name in parts for item in (f"--{name}", f"{name}.src", f"{name}.tgt")]
     done("prepare", *files, "-o", "data", "--vocab-size", 301, "--quiet")
     sets = [
-        "model.layers.encoder=1", "model.layers.decoder=1", "model.width=64", "model.heads=4", "model.feedforward=128",
-        "model.dropout=0.0", "training.batch_tokens=384", "training.learning_rate=0.005", "training.warmup_updates=50",
-        "training.epochs=14", "training.average=null", "training.evaluate_test=false", "training.precision=fp32",
+        "model.layers.encoder=1", "model.layers.decoder=1", "model.width=96", "model.heads=2", "model.feedforward=128",
+        "model.dropout=0.0", "training.batch_tokens=384", "training.learning_rate=0.003", "training.warmup_updates=50",
+        "training.epochs=24", "training.average=null", "training.patience=null", "training.validation_sentences=1",
+        "training.evaluate_test=false", "training.precision=fp32",
     ]  # fmt: skip
     sets = [item for assignment in sets for item in ("--set", assignment)]
     done("train", "--data", "data", "--attention", kind, "--run", "run", "--threads", 1, "--quiet", *sets)
@@ -484,24 +495,22 @@ def test_pairs_that_are_too_long_are_left_out_of_training_and_counted(bench: Ben
 
 def test_one_gradient_that_is_not_finite_is_skipped(bench: Bench) -> None:
     """The weights and the optimiser stay as they were, the update counts, and training goes on."""
-    snapshots: dict[int, dict[str, torch.Tensor]] = {}
+    snapshots: list[dict[str, torch.Tensor]] = []  # the weights at every gradient, before its update
 
-    def watch(event: Event) -> None:
-        if isinstance(event, Progress):
-            snapshots[event.update] = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    def poison(gradient: torch.Tensor) -> torch.Tensor:
+        snapshots.append({name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()})
+        return gradient * math.nan if len(snapshots) == 3 else gradient
 
-    settings = settings_of("training.epochs=2", "training.report_updates=1")
-    trainer = bench.trainer(settings, watch)
-    calls = itertools.count(1)
-    bias = trainer.model.output.bias
-    bias.register_hook(lambda gradient: gradient * math.nan if next(calls) == 3 else gradient)
+    trainer = bench.trainer(settings_of("training.epochs=2", "training.report_updates=1"))
+    trainer.model.output.bias.register_hook(poison)
     trainer.train()
-    assert trainer.counters.update == trainer.last_update
+    assert len(snapshots) == trainer.counters.update == trainer.last_update
     assert trainer.counters.skipped == 0
-    for name, before in snapshots[2].items():
+    for name, before in snapshots[2].items():  # the third gradient moves nothing
         assert torch.equal(before, snapshots[3][name]), name
-    assert not torch.equal(snapshots[3]["output.bias"], snapshots[4]["output.bias"])
-    assert all(tensor.isfinite().all() for tensor in snapshots[trainer.last_update].values())
+    for earlier, later in ((1, 2), (3, 4)):
+        assert not torch.equal(snapshots[earlier]["output.bias"], snapshots[later]["output.bias"])
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
 def test_a_poisoned_weight_ends_training_after_twenty_updates(bench: Bench) -> None:
@@ -543,17 +552,17 @@ VALID_FIELDS = {"event", "epoch", "update", "seconds", "loss", "accuracy", "bleu
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_log_has_the_fields_of_the_contract(toy: Toy, kind: str) -> None:
-    events = events_of(Run(toy.run(kind)))
-    assert {event["event"] for event in events} == {"train", "valid"}
-    for event in events:
+    found = events_of(Run(toy.run(kind)))
+    assert {event["event"] for event in found} == {"train", "valid"}
+    for event in found:
         wanted = TRAIN_FIELDS if event["event"] == "train" else VALID_FIELDS
         assert wanted <= event.keys(), wanted - event.keys()
         assert 0 <= event["accuracy"] <= 1
         assert event["loss"] > 0
         assert event["seconds"] > 0
-    updates = [(event["epoch"], event["update"]) for event in events]
+    updates = [(event["epoch"], event["update"]) for event in found]
     assert updates == sorted(updates)
-    assert [event["seconds"] for event in events] == sorted(event["seconds"] for event in events)
+    assert [event["seconds"] for event in found] == sorted(event["seconds"] for event in found)
 
 
 def test_train_figures_of_an_epoch_are_the_means_of_its_reports(bench: Bench) -> None:
@@ -596,9 +605,9 @@ def test_sigma_is_logged_for_every_module_of_projection_attention(toy: Toy) -> N
 def test_the_summary_says_how_it_ended(toy: Toy, kind: str) -> None:
     run = Run(toy.run(kind))
     summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
-    events = events_of(run)
-    assert (summary["epochs"], summary["updates"]) == (8, events[-1]["update"])
-    best = [event["epoch"] for event in events if event["event"] == "valid" and event["best"]]
+    found = events_of(run)
+    assert (summary["epochs"], summary["updates"]) == (8, found[-1]["update"])
+    best = [event["epoch"] for event in found if event["event"] == "valid" and event["best"]]
     assert summary["best_epoch"] == best[-1]
     assert summary["seconds"] >= summary["training_seconds"] > 0
     assert summary["versions"].keys() >= {"projtrans", "torch", "python"}
