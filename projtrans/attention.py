@@ -83,6 +83,16 @@ class ProjectionConfig(AttentionConfig):
     )
     values: Literal["own", "keys"] = setting("own", "what is averaged: W_v x, or the keys of the distance (eq. 14)")
 
+    def __post_init__(self) -> None:
+        if self.learn_sigma == "none" or self.normalize != "head":
+            return
+        for name, sigma in vars(self.sigma).items():
+            if isinstance(sigma, float) and sigma < SMALLEST_LEARNED:
+                raise ConfigError(
+                    f"sigma.{name}: a learned σ on unit vectors starts at {SMALLEST_LEARNED} or more, not {sigma:g}; "
+                    "or set learn_sigma to none"
+                )
+
 
 # ----------------------------------------------------------------------------------------------------------- shared
 
@@ -228,15 +238,16 @@ class MultiHeadAttention(nn.Module):
         pad = q.shape[-1] - width  # fused kernels want values as wide as the keys
         # is_causal aligns the first query with the first key, which is wrong for cached queries: a mask is right.
         aligned = causal and mask is None and q.shape[2] == k.shape[2]
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            F.pad(v, (0, pad)) if pad else v,
-            attn_mask=None if aligned else _visible(mask, causal, q, k.shape[2]),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=aligned,
-            scale=1.0,
-        )
+        with torch.autocast(device, enabled=not self.exact and torch.is_autocast_enabled(device)):
+            y = F.scaled_dot_product_attention(
+                q,
+                k,
+                F.pad(v, (0, pad)) if pad else v,
+                attn_mask=None if aligned else _visible(mask, causal, q, k.shape[2]),
+                dropout_p=self.dropout if self.training else 0.0,
+                is_causal=aligned,
+                scale=1.0,
+            )
         return y[..., :width]
 
     def _fused_pays(self, q_BHTK: Tensor, k_BHSK: Tensor) -> bool:
@@ -298,11 +309,6 @@ class ProjectionAttention(MultiHeadAttention):
         self.initial_sigma = self.matched_sigma() if sigma == "auto" else float(sigma)
         self.exact = self.initial_sigma / self._unit() < EXACT_BELOW
         learned = config.learn_sigma != "none"
-        if learned and self.normalize == "head" and self.initial_sigma < SMALLEST_LEARNED:
-            raise ConfigError(
-                f"attention.sigma.{'cross' if role == 'cross' else 'self'}: a learned σ on unit vectors starts at "
-                f"{SMALLEST_LEARNED} or more, not {self.initial_sigma:g}; or set attention.learn_sigma to none"
-            )
         size = heads if config.learn_sigma == "head" else 1
         self.log_sigma = nn.Parameter(torch.empty(size), requires_grad=learned)
 

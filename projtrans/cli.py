@@ -5,6 +5,7 @@ imports what it calls when it is called: `--help` never waits.
 """
 
 import ctypes
+import io
 import json as jsonlib
 import os
 import select
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self, cast
 
 import typer
 from typer.core import TyperGroup
@@ -350,7 +351,8 @@ def _arriving() -> Iterator[list[str]]:
     """The lines of standard input, as many at a time as are there: whoever waits for an answer gets it."""
     number, begun = 0, b""
     lines: list[str] = []
-    while data := sys.stdin.buffer.read1(1 << 16):
+    stream = cast(io.BufferedReader, sys.stdin.buffer)
+    while data := stream.read1(1 << 16):
         *whole, begun = (begun + data).split(b"\n")
         for line in whole:
             number += 1

@@ -60,7 +60,9 @@ def find(name_or_path: str) -> Path:
         return path
     if name_or_path not in shipped_names():
         known = ", ".join(shipped_names())
-        raise ConfigError(f"configuration '{name_or_path}': not shipped (shipped: {known}; a file needs a / or .yaml)")
+        raise ConfigError(
+            f"configuration '{_one_line(name_or_path)}': not shipped (shipped: {known}; a file needs a / or .yaml)"
+        )
     return _shipped_folder() / f"{name_or_path}.yaml"
 
 
@@ -72,7 +74,7 @@ def read_yaml(path: Path) -> Raw:
         raise ConfigError(f"configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"configuration {path}: not UTF-8 (byte {error.start})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"configuration {path}: {_yaml_problem(error)}") from error
     if raw is None:
         return {}
@@ -86,11 +88,11 @@ def assign(raw: Raw, assignment: str) -> None:
     dotted, equals, text = assignment.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set {assignment}: expected SECTION.KEY=VALUE, as in training.epochs=5")
+        raise ConfigError(f"--set {_one_line(assignment)}: expected SECTION.KEY=VALUE, as in training.epochs=5")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {assignment}: {_yaml_problem(error)}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"--set {_one_line(assignment)}: {_yaml_problem(error)}") from error
     put(raw, keys, value)
 
 
@@ -107,8 +109,11 @@ def put(raw: Raw, keys: Sequence[str], value: Any) -> None:
 class _Loader(yaml.SafeLoader):
     """YAML in which a key given twice is a mistake instead of a silent choice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # which says what is wrong
+        merge = "tag:yaml.org,2002:merge"
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.MarkedYAMLError(problem=f"'{key}' stands twice", problem_mark=node.start_mark)
@@ -122,9 +127,9 @@ def _shipped_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def _yaml_problem(error: yaml.YAMLError) -> str:
+def _yaml_problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or "not YAML"
+    problem = getattr(error, "problem", None) or (str(error) if isinstance(error, ValueError) else "not YAML")
     return f"line {mark.line + 1}: {problem}" if mark else str(problem)
 
 
@@ -182,7 +187,7 @@ def _refuse_unknown(section: Any, raw: Mapping[Any, Any], path: str) -> None:
         if key not in known:
             of_kind = f" of kind {section.kind}" if hasattr(section, "kinds") else ""
             close = _nearest(key, known) or f" (there are: {', '.join(known)})"
-            raise ConfigError(f"{_join(path, str(key))}: no such setting{of_kind}{close}")
+            raise ConfigError(f"{_join(path, _one_line(str(key)))}: no such setting{of_kind}{close}")
 
 
 def _convert(value: Any, hint: Any, path: str, metadata: Mapping[str, Any]) -> Any:
@@ -237,7 +242,7 @@ def _check_bounds(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
 
 
 def describe(section: Any, path: str = "", kind: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every setting below a section: dotted path (and its kind in brackets), type and range, default, documentation."""
+    """Every setting below a section: dotted path (with its kind, if any), type and range, default, documentation."""
     if hasattr(section, "kinds") and not kind:
         doc = next(field.metadata["doc"] for field in dataclasses.fields(section) if field.name == "kind")
         yield _join(path, "kind"), " or ".join(section.kinds()), _shown(section.kind), doc
@@ -285,3 +290,7 @@ def _nearest(key: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -133,7 +133,7 @@ class Trainer:
         positions = sum(self._positions(batch) for batch in batches)
         for batch in batches:
             losses = self._losses(batch.to(self.device))
-            (sum(loss.smoothed for loss in losses) / positions).backward()
+            (torch.stack([loss.smoothed for loss in losses]).sum() / positions).backward()
             gathered.add(losses, int(batch.counted_BT.sum()), batch.counted_BT.numel())
         self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
         counters.update += 1

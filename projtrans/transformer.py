@@ -326,7 +326,7 @@ def _cheap_dropout(x: Tensor, rate: float) -> Tensor:
 
     The rate is rounded to 1/65536, the scale is exact for the rounded rate.
     """
-    threshold = round(rate * 65536)
+    threshold = min(round(rate * 65536), 65535)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 32768
     return x * kept * (65536 / (65536 - threshold))
