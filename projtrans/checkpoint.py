@@ -148,6 +148,8 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise RunError(f"{path}: damaged or not a model file ({error})") from error
+    if not isinstance(record, dict):
+        raise RunError(f"{path}: damaged or not a model file (its record is no object)")
     if record.get("format") != FORMAT:
         raise RunError(f"{path}: format {record.get('format')} is not the one that this version reads ({FORMAT})")
     return record, tensors

@@ -1,7 +1,7 @@
 """What a `train` command means: which configuration, which run folder, which data. Trains nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ def begin(
     run_folder = run or free_folder(stem if stem.endswith(f"-{kind}") else f"{stem}-{kind}")
     Run(run_folder).refuse_existing()
     folder = data or preparing.default_folder(settings.corpus)
+    if folder != preparing.default_folder(settings.corpus):  # the run remembers where its data are
+        settings = replace(settings, corpus=replace(settings.corpus, folder=str(folder)))
     if data is None and not (folder / preparing.MANIFEST).exists():
         report(preparing.Stage(text=f"preparing {settings.corpus.name} in {folder}"))
         preparing.prepare(settings.corpus, folder, report=report)

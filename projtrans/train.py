@@ -54,11 +54,17 @@ class Counters:
     update: int = 0
     seconds: float = 0.0  # training and validation
     training_seconds: float = 0.0
+    validated: int = 0  # update of the last validation
     skipped: int = 0  # updates left out in a row because their gradient was not finite
     best: float | None = None  # best validation score so far; larger is better
     best_epoch: int = 0
     waited: int = 0  # validations since the best one
     sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # _Sums of the epoch
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch, counted from 1, that the last update belongs to."""
+        return self.epoch + (self.batch > 0)
 
 
 MAX_SKIPPED = 20
@@ -103,23 +109,24 @@ class Trainer:
 
     def train(self) -> str:
         """Train to the end; returns the reason for it in words."""
-        self.model.train()
         self.clock, self.saved_at = time.perf_counter(), time.perf_counter()
         while True:
             reason = self._end()
-            if reason:
+            if reason and self.counters.validated == self.counters.update:
                 return reason
-            self._epoch()
+            if not reason:
+                self._epoch()
             self._validate()
             self.save()
             self._heed_signal()
 
     def _epoch(self) -> None:
+        self.model.train()
         batches, size = self._batches(self.counters.epoch), self.training.accumulation
         for first in range(self.counters.batch, len(batches), size):
             self._update([self._batch(indices) for indices in batches[first : first + size]])
             self.counters.batch = min(first + size, len(batches))
-            self._tick(self.counters.batch == len(batches))
+            self._tick()
             if self._out_of_updates() or self._out_of_time():
                 break
         if self.counters.batch == len(batches):
@@ -170,13 +177,13 @@ class Trainer:
                 f"{self.counters.update}; lower training.learning_rate or set training.precision=fp32"
             )
 
-    def _tick(self, last_of_epoch: bool) -> None:
+    def _tick(self) -> None:
         """After every update: time, report, save, stop signal."""
         counters, now = self.counters, time.perf_counter()
         counters.seconds += now - self.clock
         counters.training_seconds += now - self.clock
         self.clock = now
-        if counters.update % self.training.report_updates == 0 or last_of_epoch:
+        if counters.update % self.training.report_updates == 0:
             self._report_progress()
         self._heed_signal()
         if now - self.saved_at > 60 * self.training.save_minutes:
@@ -191,11 +198,11 @@ class Trainer:
 
     def _report_progress(self) -> None:
         counters, sums = self.counters, self.window.take()
-        if not sums.pieces:  # every update since the last report was skipped
+        if not sums.pieces:  # no update since the last report, or only skipped ones
             return
         counters.sums = [a + b for a, b in zip(counters.sums, sums.values(), strict=True)]
         progress = Progress(
-            epoch=counters.epoch + 1,
+            epoch=counters.current_epoch,
             update=counters.update,
             last_update=self.last_update,
             seconds=counters.seconds,
@@ -205,32 +212,30 @@ class Trainer:
             gradient_norm=float(self.window.norm),
             target_tokens_per_second=sums.pieces / self.window.elapsed(counters.training_seconds),
         )
-        self.run.append_metrics({"event": "train", **_without(asdict(progress), "last_update")})
+        self.run.append_metrics({"event": "train", **asdict(progress)})
         self.report(progress)
 
     # When to look, when to stop
 
     def _validate(self) -> None:
         """Score the averaged weights on the validation split; save them where they are the best so far."""
+        self._report_progress()
         counters = self.counters
+        counters.validated = counters.update
         translator = self._translator()
         scores = forced(translator, self.valid)
-        sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
-        sample = sample[: self.training.validation_sentences]
-        hypotheses = [translation.text for translation in translator.translate([pair.source for pair in sample])]
-        references = [references_of(self.tokenizer, sample)]
-        sample_bleu = bleu(hypotheses, references).score
+        sample_bleu, sample_chrf = self._sample_scores(translator) if math.isfinite(scores.loss) else (0.0, 0.0)
         score = -scores.loss if self.training.best == "loss" else sample_bleu
         best = math.isfinite(score) and (counters.best is None or score > counters.best)
         counters.best, counters.waited = (score, 0) if best else (counters.best, counters.waited + 1)
         now = time.perf_counter()
         counters.seconds, self.clock = counters.seconds + now - self.clock, now
         if best:
-            counters.best_epoch = counters.epoch + (counters.batch > 0)
+            counters.best_epoch = counters.current_epoch
             self._save_best(scores.loss, sample_bleu)
         trained, counters.sums = _Sums(*counters.sums), list(_Sums().values())
         validated = Validated(
-            epoch=counters.epoch + (counters.batch > 0),
+            epoch=counters.current_epoch,
             update=counters.update,
             seconds=counters.seconds,
             training_seconds=counters.training_seconds,
@@ -238,7 +243,7 @@ class Trainer:
             accuracy=scores.accuracy,
             accuracy_with_padding=scores.accuracy_with_padding,
             bleu=sample_bleu,
-            chrf=chrf(hypotheses, references).score,
+            chrf=sample_chrf,
             train_loss=trained.loss,
             train_accuracy=trained.accuracy,
             train_accuracy_with_padding=trained.accuracy_with_padding if self.training.padding_in_loss else None,
@@ -248,9 +253,17 @@ class Trainer:
         self.run.append_metrics({"event": "valid", **asdict(validated)})
         self.report(validated)
 
+    def _sample_scores(self, translator: Translator) -> tuple[float, float]:
+        """BLEU and chrF of some sentences, the same at every validation."""
+        sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
+        sample = sample[: self.training.validation_sentences]
+        hypotheses = [translation.text for translation in translator.translate([pair.source for pair in sample])]
+        references = [references_of(self.tokenizer, sample)]
+        return bleu(hypotheses, references).score, chrf(hypotheses, references).score
+
     def _translator(self) -> Translator:
         """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""
-        model = self.average.model if self.average else self.model
+        model = (self.average.model if self.average else self.model).eval()
         decoding = DecodingConfig(**{**asdict(self.settings.decoding), "beam_size": self.training.validation_beam})
         return Translator(model, self.tokenizer, self.layout, decoding, self.device)
 
@@ -287,7 +300,8 @@ class Trainer:
             "tokenizer": self.tokenizer.checksum,
         }
         save_state(self.run, State(record, tensors))
-        self.run.mark_latest()
+        if self.counters.best is not None or not self.counters.validated:  # not a run that has come to nothing
+            self.run.mark_latest()
         self.saved_at = time.perf_counter()
 
     def restore(self) -> None:
@@ -479,7 +493,3 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "device": devices.describe(trainer.device),
         "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-def _without(record: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != key}
