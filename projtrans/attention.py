@@ -304,7 +304,7 @@ class ProjectionAttention(MultiHeadAttention):
     ) -> None:
         self.own_values = config.values == "own"
         super().__init__(width, heads, head_width, dropout)
-        self.normalize = config.normalize
+        self.role, self.normalize = role, config.normalize
         sigma = config.sigma.of(role)
         self.initial_sigma = self.matched_sigma() if sigma == "auto" else float(sigma)
         self.exact = self.initial_sigma / self._unit() < EXACT_BELOW
@@ -383,3 +383,18 @@ def build_attention(
     variant = VARIANTS[config.kind]
     module: MultiHeadAttention = variant(config, role, width=width, heads=heads, head_width=head_width, dropout=dropout)
     return module
+
+
+def sigmas(model: nn.Module) -> dict[str, list[float]]:
+    """σ of every projection-attention module of a network, by its name: one a head, or one."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, ProjectionAttention))
+    return {name: [round(value, 6) for value in module.sigma().tolist()] for name, module in modules}
+
+
+def initial_sigmas(model: nn.Module) -> dict[str, str]:
+    """For each role, in words, the σ that its modules begin with, and whether it is learned."""
+    modules = [module for module in model.modules() if isinstance(module, ProjectionAttention)]
+    return {
+        module.role: f"{module.initial_sigma:.4g} ({'learned' if module.log_sigma.requires_grad else 'fixed'})"
+        for module in modules
+    }

@@ -66,7 +66,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console command `projtrans`."""
-    _tune_allocator()
+    tune_allocator()
     signal.signal(signal.SIGTERM, _terminate)
     app()
 
@@ -410,7 +410,7 @@ def _translator(
     return Translator.of_run(run, devices.choose(device)).with_decoding(beam_size, length_penalty)
 
 
-def _tune_allocator() -> None:
+def tune_allocator() -> None:
     """Keep freed memory instead of giving it back to the system at every step (glibc only; docs/benchmarks.md).
 
     Without it much of a training step goes to page faults. Has to happen before torch is imported.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from projtrans import __version__, config, files
 from projtrans import device as devices
+from projtrans.attention import initial_sigmas, sigmas
 from projtrans.batching import Batch, epoch
 from projtrans.checkpoint import (
     State,
@@ -100,7 +101,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.training)
         self.average = Average(self.model, self.training.average) if self.training.average else None
         self.counters = Counters()
-        self.per_epoch = math.ceil(len(self._batches(0)) / self.training.accumulation)
+        self.per_epoch = math.ceil(len(self.batches(0)) / self.training.accumulation)
         self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
         self.window = _Window()
         self.stop_signal: Callable[[], int | None] = lambda: None
@@ -122,9 +123,9 @@ class Trainer:
 
     def _epoch(self) -> None:
         self.model.train()
-        batches, size = self._batches(self.counters.epoch), self.training.accumulation
+        batches, size = self.batches(self.counters.epoch), self.training.accumulation
         for first in range(self.counters.batch, len(batches), size):
-            self._update([self._batch(indices) for indices in batches[first : first + size]])
+            self._update([self.batch(indices) for indices in batches[first : first + size]])
             self.counters.batch = min(first + size, len(batches))
             self._tick()
             if self._out_of_updates() or self._out_of_time():
@@ -138,8 +139,8 @@ class Trainer:
         counters, gathered = self.counters, _Sums()
         set_rate(self.optimizer, rate(self.training, counters.update + 1, self.last_update))
         positions = sum(self._positions(batch) for batch in batches)
-        for batch in batches:
-            losses = self._losses(batch.to(self.device))
+        for batch in (batch.to(self.device) for batch in batches):
+            losses = self.losses(batch, self.hidden(batch))
             (torch.stack([loss.smoothed for loss in losses]).sum() / positions).backward()
             gathered.add(losses, int(batch.counted_BT.sum()), batch.counted_BT.numel())
         self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
@@ -157,15 +158,19 @@ class Trainer:
     def _positions(self, batch: Batch) -> int:
         return batch.counted_BT.numel() if self.training.padding_in_loss else int(batch.counted_BT.sum())
 
-    def _losses(self, batch: Batch) -> list[TokenLoss]:
-        """The loss at real pieces, and that at padding where padding is to be predicted too."""
+    def hidden(self, batch: Batch) -> Tensor:
+        """The decoder's hidden states [B, T, D], bfloat16 under autocast."""
         with devices.autocast(self.device, self.training.precision):
             h_BTD = self.model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
-            dtype = torch.bfloat16 if torch.is_autocast_enabled(self.device.type) else h_BTD.dtype
+            half = torch.is_autocast_enabled(self.device.type)
+        return h_BTD.bfloat16() if half else h_BTD
+
+    def losses(self, batch: Batch, h_BTD: Tensor) -> list[TokenLoss]:
+        """The loss at real pieces, and that at padding where padding is to be predicted too."""
         masks = [batch.counted_BT, ~batch.counted_BT] if self.training.padding_in_loss else [batch.counted_BT]
         output, smoothing = self.model.output, self.training.label_smoothing
         return [
-            cross_entropy(h_BTD[mask].to(dtype), output.weight, output.bias, batch.target_out_BT[mask], smoothing)
+            cross_entropy(h_BTD[mask], output.weight, output.bias, batch.target_out_BT[mask], smoothing)
             for mask in masks
         ]
 
@@ -326,7 +331,8 @@ class Trainer:
 
     # Data
 
-    def _batches(self, number: int) -> list[list[int]]:
+    def batches(self, number: int) -> list[list[int]]:
+        """The examples of every batch of epoch `number`."""
         training = self.training
         return epoch(
             self.lengths,
@@ -337,7 +343,8 @@ class Trainer:
             number=number,
         )
 
-    def _batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Those examples as one batch."""
         return self.layout.batch([self.examples[i] for i in indices])
 
 
@@ -430,15 +437,6 @@ def train(
     return summary
 
 
-def sigmas(model: torch.nn.Module) -> dict[str, list[float]]:
-    """σ of every projection-attention module, by its name: one a head, or one."""
-    return {
-        name: [round(value, 6) for value in module.sigma().tolist()]
-        for name, module in model.named_modules()
-        if hasattr(module, "log_sigma")
-    }
-
-
 def _started(trainer: Trainer) -> Started:
     settings, model = trainer.settings, trainer.model
     precision = "bf16" if devices.bfloat16_pays(trainer.device) else "fp32"
@@ -452,18 +450,8 @@ def _started(trainer: Trainer) -> Started:
         updates_an_epoch=trainer.per_epoch,
         last_update=trainer.last_update,
         update=trainer.counters.update,
-        sigma=_initial_sigma(model),
+        sigma=initial_sigmas(model),
     )
-
-
-def _initial_sigma(model: torch.nn.Module) -> dict[str, str]:
-    found = {}
-    for name, module in model.named_modules():
-        if hasattr(module, "initial_sigma"):
-            role = "cross" if ".cross." in name else name.partition(".")[0]
-            learned = "learned" if module.log_sigma.requires_grad else "fixed"
-            found[role] = f"{module.initial_sigma:.4g} ({learned})"
-    return found
 
 
 def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation:
