@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,7 +40,6 @@ from projtrans.events import Finished, Progress, Report, Started, Testing, Valid
 from projtrans.loss import TokenLoss, cross_entropy
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
 from projtrans.run import Run
-from projtrans.search import DecodingConfig
 from projtrans.settings import Config
 from projtrans.tokenizer import Tokenizer
 from projtrans.translate import Translator, layout_of
@@ -269,7 +268,7 @@ class Trainer:
     def _translator(self) -> Translator:
         """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""
         model = (self.average.model if self.average else self.model).eval()
-        decoding = DecodingConfig(**{**asdict(self.settings.decoding), "beam_size": self.training.validation_beam})
+        decoding = replace(self.settings.decoding, beam_size=self.training.validation_beam)
         return Translator(model, self.tokenizer, self.layout, decoding, self.device)
 
     def _end(self) -> str | None:
