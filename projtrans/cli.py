@@ -7,6 +7,7 @@ imports what it calls when it is called: `--help` never waits.
 import ctypes
 import io
 import json as jsonlib
+import math
 import os
 import select
 import signal
@@ -120,6 +121,7 @@ def prepare(
     tokenizer: o.TokenizerKind = None,
     vocab_size: o.VocabSize = None,
     force: o.Force = False,
+    threads: o.PrepareThreads = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Make training data of a corpus: read it strictly, split it, train its tokenizer.
@@ -327,6 +329,8 @@ def translate(
         raise ConfigError("translate: TEXT excludes --input and --interactive; leave one of them out")
     if n_best > 1 and format == "text":
         raise ConfigError(f"--n-best {n_best}: a line of text holds one translation; add --format tsv or json")
+    if sys.stdin is None and not text and input in (None, "-"):
+        raise DataError("standard input: closed; give TEXT or --input FILE")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
     translator = _translator(open_run(model), device, threads, beam_size, length_penalty)
     if prompted:
@@ -404,8 +408,8 @@ def _translator(
     from projtrans import device as devices
     from projtrans.translate import Translator
 
-    if length_penalty is not None and length_penalty < 0:
-        raise ConfigError(f"--length-penalty {length_penalty:g}: must be 0 or more")
+    if length_penalty is not None and not 0 <= length_penalty < math.inf:
+        raise ConfigError(f"--length-penalty {length_penalty:g}: must be a number, 0 or more")
     devices.use_threads(threads)
     return Translator.of_run(run, devices.choose(device)).with_decoding(beam_size, length_penalty)
 

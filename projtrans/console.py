@@ -27,20 +27,20 @@ LOG_SECONDS = 30
 
 def standard_error() -> Console:
     """The console for messages."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def error(message: str) -> None:
     """One line that says what went wrong."""
     console = standard_error()
     console.print("error:", style="bold red", end=" ")
-    console.print(_one_line(message), markup=False)
+    console.print(_one_line(message))
 
 
 def note(message: str, quiet: bool = False) -> None:
     """One line that says what is going on."""
     if not quiet:
-        standard_error().print(_one_line(message), markup=False)
+        standard_error().print(_one_line(message))
 
 
 def _one_line(message: str) -> str:
@@ -207,7 +207,7 @@ class TrainingDisplay:
             self.console.print(scores(event.test))
 
     def _print(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
 
 def _left(event: Any) -> str:
@@ -246,5 +246,5 @@ def scores(evaluation: Any) -> Table:
 
 def print_scores(evaluation: Any) -> None:
     """The score table on standard output, unbroken however narrow the terminal."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
     console.print(scores(evaluation))

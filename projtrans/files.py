@@ -38,9 +38,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file by `text` in UTF-8, line ends as given."""
+    """Replace the file by `text` in UTF-8, line ends as given; a lone surrogate, which UTF-8 has not, becomes ?."""
     with replacing(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+        temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -46,6 +46,7 @@ Split = Annotated[str | None, _option("grouped (nothing leaks) or random (the pa
 SplitSeed = Annotated[int | None, _option("Seed of the split.", "--seed")]
 TokenizerKind = Annotated[str | None, _option("bpe, unigram or word.", "--tokenizer")]
 VocabSize = Annotated[int | None, _option("Pieces, special ones included.")]
+PrepareThreads = Annotated[int | None, _option("As in every command; preparing takes one.", "--threads", minimum=1)]
 Force = Annotated[bool, _option("Prepare anew over what is there.", "--force")]
 
 # train

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +29,17 @@ def prompt(translator: Translator, n_best: int, quiet: bool) -> None:
 
 
 def _typed() -> Iterator[str]:
+    beside = None if sys.stdin.isatty() and sys.stdout.isatty() else sys.stderr  # never among the data
     while True:
         try:
-            line = input("> ")
+            if beside:
+                print("> ", end="", file=beside, flush=True)
+            line = input("" if beside else "> ")
         except KeyboardInterrupt:
-            print()
+            print(file=beside)
             continue
         except EOFError:
-            print()
+            print(file=beside)
             return
         if line.strip() in (":quit", ":q"):
             return

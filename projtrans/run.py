@@ -82,6 +82,10 @@ class Run:
         self.refuse_existing()
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(self.folder)
+        self.keep_config(raw)
+
+    def keep_config(self, raw: config.Raw) -> None:
+        """Write the resolved configuration."""
         files.write_text(self.config_file, config.to_yaml(raw))
 
     def refuse_existing(self) -> None:

@@ -7,6 +7,7 @@ everything else that moves is in the saved state.
 
 import math
 import platform
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -197,7 +198,7 @@ class Trainer:
         number = self.stop_signal()
         if number is not None:
             self.save()
-            again = f"projtrans train --resume --run {self.run.folder}"
+            again = f"projtrans train --resume --run {shlex.quote(str(self.run.folder))}"
             raise Interrupted(f"stopped at update {self.counters.update}; go on with: {again}", number)
 
     def _report_progress(self) -> None:
@@ -423,6 +424,7 @@ def train(
     trainer.stop_signal = stop_signal
     if resume:
         trainer.restore()
+        run.keep_config(config.dump(settings))  # with the limits that were changed
     else:  # only now: settings that make no model leave no folder
         run.create(config.dump(settings), tokenizer)
     report(_started(trainer))
@@ -457,7 +459,8 @@ def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation
     def progress(done: int, total: int) -> None:
         number = trainer.stop_signal()
         if number is not None:
-            raise Interrupted(f"training is complete; score it with: projtrans evaluate {trainer.run.folder}", number)
+            again = f"projtrans evaluate {shlex.quote(str(trainer.run.folder))}"
+            raise Interrupted(f"training is complete; score it with: {again}", number)
         report(Testing(done, total))
 
     translator = Translator.of_run(trainer.run, trainer.device)

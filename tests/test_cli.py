@@ -530,18 +530,31 @@ class Typist:
     def press(self, keys: str) -> None:
         os.write(self.terminal, keys.encode())
 
-    def until(self, text: str) -> None:
-        """Read until the terminal shows the text."""
-        deadline = time.monotonic() + PATIENCE
+    def shows(self, text: str, seconds: float) -> bool:
+        """Whether the terminal shows the text in time; what stands up to it is taken as read."""
+        deadline = time.monotonic() + seconds
         while text not in self.unread and time.monotonic() < deadline:
             if select.select([self.terminal], [], [], 0.2)[0]:
                 try:
                     self.unread += os.read(self.terminal, 4096).decode("utf-8", "replace")
                 except OSError:  # Linux: the other end is closed
                     break
+        if text not in self.unread:
+            return False
         before, found, self.unread = self.unread.partition(text)
         self.seen += before + found
-        assert found, f"{text!r} is not shown: {self.seen!r}"
+        return True
+
+    def until(self, text: str) -> None:
+        assert self.shows(text, PATIENCE), f"{text!r} is not shown after {self.seen!r}, but {self.unread!r}"
+
+    def interrupt_until(self, text: str) -> None:
+        """Ctrl-C, again where it is not heard: Python's readline misses one that comes while it echoes a key."""
+        for _ in range(int(PATIENCE / 5)):
+            self.process.send_signal(signal.SIGINT)
+            if self.shows(text, 5.0):
+                return
+        self.until(text)
 
 
 @contextlib.contextmanager
@@ -587,8 +600,7 @@ def test_the_prompt_forgets_a_line_at_ctrl_c_and_remembers_the_others(
         typist.until("> ")
         typist.press("nonsense")
         typist.until("nonsense")
-        typist.process.send_signal(signal.SIGINT)
-        typist.until("> ")
+        typist.interrupt_until("> ")
         typist.press("seven\n")
         typist.until(f"{wanted}\r\n")
         typist.until("> ")
