@@ -34,6 +34,9 @@ STREAM_LINES = 2048
 """Lines of standard input translated together, when so many are there."""
 
 
+VERSION = "Print the version."
+
+
 class Commands(TyperGroup):
     """The commands, behind the one wall where errors become a line and an exit status."""
 
@@ -98,7 +101,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help=VERSION)] = False,
 ) -> None:
     """Without a command, print the help."""
     if context.invoked_subcommand is None:

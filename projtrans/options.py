@@ -18,19 +18,19 @@ def _argument(text: str, metavar: str) -> typer.models.ArgumentInfo:
 
 # Every command
 Quiet = Annotated[bool, _option("Print nothing but data and errors.", "--quiet", "-q")]
-Threads = Annotated[int | None, _option("Processor threads [default: all cores].", minimum=1)]
-Device = Annotated[str, _option("auto, cpu, cuda or cuda:N [default: auto].")]
+Threads = Annotated[int | None, _option("Processor threads [default: all cores].", metavar="N", minimum=1)]
+Device = Annotated[str, _option("auto, cpu, cuda or cuda:N [default: auto].", metavar="DEVICE")]
 
 # Configuration and folders
 Config = Annotated[str | None, _option("A YAML file, or the name of a shipped configuration.", metavar="FILE|NAME")]
 Set = Annotated[list[str] | None, _option("Change one setting; repeatable.", "--set", metavar="SECTION.KEY=VALUE")]
 Data = Annotated[Path | None, _option("A prepared folder [default: the configuration's].", metavar="DIR")]
-Run = Annotated[Path | None, _argument("A run folder [default: runs/latest].", "[RUN]")]
+Run = Annotated[Path | None, _argument("A run folder [default: runs/latest].", "RUN")]
 
 # prepare
 Corpus = Annotated[
     str | None,
-    _argument("phrasebook (bundled; the default), tatoeba-spa-eng, or a .tsv or .tsv.gz file.", "[CORPUS]"),
+    _argument("phrasebook (bundled; the default), tatoeba-spa-eng, or a .tsv or .tsv.gz file.", "CORPUS"),
 ]
 OutputFolder = Annotated[Path | None, _option("Folder to write [default: data/NAME].", "--output", "-o", metavar="DIR")]
 _SIDES = "split ready-made, as two files (.gz too)."
@@ -41,28 +41,32 @@ Archive = Annotated[
     Path | None,
     _option("A local Tatoeba archive, instead of a download (PROJTRANS_TATOEBA does the same).", metavar="FILE"),
 ]
-Direction = Annotated[str | None, _option("forward, backward, en-es or es-en.")]
-Split = Annotated[str | None, _option("grouped (nothing leaks) or random (the paper's).")]
-SplitSeed = Annotated[int | None, _option("Seed of the split.", "--seed")]
-TokenizerKind = Annotated[str | None, _option("bpe, unigram or word.", "--tokenizer")]
-VocabSize = Annotated[int | None, _option("Pieces, special ones included.")]
-PrepareThreads = Annotated[int | None, _option("As in every command; preparing takes one.", "--threads", minimum=1)]
+Direction = Annotated[str | None, _option("forward, backward, en-es or es-en.", metavar="WAY")]
+Split = Annotated[str | None, _option("grouped (nothing leaks) or random (the paper's).", metavar="HOW")]
+SplitSeed = Annotated[int | None, _option("Seed of the split.", "--seed", metavar="N")]
+TokenizerKind = Annotated[str | None, _option("bpe, unigram or word.", "--tokenizer", metavar="KIND")]
+VocabSize = Annotated[int | None, _option("Pieces, special ones included.", metavar="N")]
+PrepareThreads = Annotated[
+    int | None, _option("As in every command; preparing takes one.", "--threads", metavar="N", minimum=1)
+]
 Force = Annotated[bool, _option("Prepare anew over what is there.", "--force")]
 
 # train
 RunFolder = Annotated[Path | None, _option("The run folder [default: runs/CONFIG-KIND].", "--run", metavar="DIR")]
-Attention = Annotated[str | None, _option("standard or projection.")]
-SigmaSelf = Annotated[float | None, _option("Initial σ of self-attention (projection).")]
-SigmaCross = Annotated[float | None, _option("Initial σ of cross-attention (projection).")]
-Seed = Annotated[int | None, _option("Seed of weights, data order and dropout.")]
+Attention = Annotated[str | None, _option("standard or projection.", metavar="KIND")]
+SigmaSelf = Annotated[float | None, _option("Initial σ of self-attention (projection).", metavar="X")]
+SigmaCross = Annotated[float | None, _option("Initial σ of cross-attention (projection).", metavar="X")]
+Seed = Annotated[int | None, _option("Seed of weights, data order and dropout.", metavar="N")]
 Resume = Annotated[bool, _option("Go on with a run [default: runs/latest].", "--resume")]
 
 # evaluate and translate
 BeamSize = Annotated[
-    int | None, _option("Hypotheses kept a step; 1 is greedy [default: the run's, 5 unless set].", minimum=1)
+    int | None,
+    _option("Hypotheses kept a step; 1 is greedy [default: the run's, 5 unless set].", metavar="N", minimum=1),
 ]
 LengthPenalty = Annotated[
-    float | None, _option("α of the length penalty ((5 + length) / 6)^α (GNMT) [default: the run's, 1.0 unless set].")
+    float | None,
+    _option("Length penalty ((5 + length) / 6)^α (GNMT) [default: the run's, 1.0 unless set].", metavar="α"),
 ]
 ScoredSplit = Annotated[Literal["test", "valid"], _option("test or valid [default: test].")]
 Source = Annotated[Path | None, _option("Own sentences, one a line, instead of a split.", metavar="FILE")]
@@ -70,11 +74,13 @@ Reference = Annotated[Path | None, _option("Their translations, line by line.", 
 Json = Annotated[bool, _option("One JSON object on standard output instead of the table.", "--json")]
 Hypotheses = Annotated[Path | None, _option("Write the translations, one a line.", metavar="FILE")]
 JsonFile = Annotated[Path | None, _option("Write the JSON object.", "--output", metavar="FILE")]
-Text = Annotated[list[str] | None, _argument("Sentences to translate.", "[TEXT ...]")]
+Text = Annotated[list[str] | None, _argument("Sentences to translate.", "TEXT")]
 Model = Annotated[Path | None, _option("A run folder [default: runs/latest].", metavar="RUN")]
 Input = Annotated[str | None, _option("Translate a file line by line; - is standard input.", metavar="FILE|-")]
 Output = Annotated[str | None, _option("Write to a file; - is standard output.", metavar="FILE|-")]
-NBest = Annotated[int, _option("Translations a sentence [default: 1]; more than 1 with tsv or json.", minimum=1)]
+NBest = Annotated[
+    int, _option("Translations a sentence [default: 1]; more than 1 with tsv or json.", metavar="N", minimum=1)
+]
 Format = Annotated[
     Literal["text", "tsv", "json"],
     _option("text: a translation a line; tsv: score and translation; json: an object a line [default: text]."),
