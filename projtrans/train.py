@@ -305,6 +305,8 @@ class Trainer:
             "tokenizer": self.tokenizer.checksum,
         }
         save_state(self.run, State(record, tensors))
+        if self.run.raw_config != config.dump(self.settings):  # a resumed run's limits were changed
+            self.run.keep_config(config.dump(self.settings))
         if self.counters.best is not None or not self.counters.validated:  # not a run that has come to nothing
             self.run.mark_latest()
         self.saved_at = time.perf_counter()
@@ -424,7 +426,6 @@ def train(
     trainer.stop_signal = stop_signal
     if resume:
         trainer.restore()
-        run.keep_config(config.dump(settings))  # with the limits that were changed
     else:  # only now: settings that make no model leave no folder
         run.create(config.dump(settings), tokenizer)
     report(_started(trainer))

@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,12 @@ import yaml
 from typer.testing import CliRunner
 
 from projtrans.cli import app
+
+def pytest_configure() -> None:
+    """A shell's background job ignores Ctrl-C, and so would every command that the tests start from it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 KINDS = ("standard", "projection")
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
