@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from projtrans.cli import app
 
+
 def pytest_configure() -> None:
     """A shell's background job ignores Ctrl-C, and so would every command that the tests start from it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
