@@ -10,6 +10,7 @@ product for torch's fused kernels; tests hold both against a float64 transcripti
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -124,6 +125,8 @@ class MultiHeadAttention(nn.Module):
 
     Config: ClassVar[type[AttentionConfig]]
     own_values: bool = True  # W_v exists
+    role: Role
+    initial_sigma: float | None = None  # None: the variant has no σ
     exact: bool = False  # queries, keys and logits in float32 even under bfloat16 autocast
 
     def __init__(self, width: int, heads: int, head_width: int, dropout: float) -> None:
@@ -211,6 +214,10 @@ class MultiHeadAttention(nn.Module):
 
     def dot_form(self, q_BHTK: Tensor, k_BHSK: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys whose plain dot products are `logits`, up to a constant of each row."""
+        raise NotImplementedError
+
+    def sigma(self) -> Tensor:
+        """σ of every head, or of the module, where the variant has one."""
         raise NotImplementedError
 
     def values(self, k_BHSK: Tensor) -> Tensor:
@@ -315,6 +322,7 @@ class ProjectionAttention(MultiHeadAttention):
     def reset_parameters(self) -> None:
         """As every attention, and σ at its initial value."""
         super().reset_parameters()
+        assert self.initial_sigma is not None
         nn.init.constant_(self.log_sigma, math.log(self.initial_sigma))
 
     def matched_sigma(self) -> float:
@@ -386,15 +394,19 @@ def build_attention(
 
 
 def sigmas(model: nn.Module) -> dict[str, list[float]]:
-    """σ of every projection-attention module of a network, by its name: one a head, or one."""
-    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, ProjectionAttention))
-    return {name: [round(value, 6) for value in module.sigma().tolist()] for name, module in modules}
+    """σ of every module of a network that has one, by its name: one a head, or one."""
+    return {name: [round(value, 6) for value in module.sigma().tolist()] for name, module in _with_sigma(model)}
 
 
 def initial_sigmas(model: nn.Module) -> dict[str, str]:
     """For each role, in words, the σ that its modules begin with, and whether it is learned."""
-    modules = [module for module in model.modules() if isinstance(module, ProjectionAttention)]
     return {
-        module.role: f"{module.initial_sigma:.4g} ({'learned' if module.log_sigma.requires_grad else 'fixed'})"
-        for module in modules
+        module.role: f"{module.initial_sigma:.4g} ({'learned' if module.sigma().requires_grad else 'fixed'})"
+        for _, module in _with_sigma(model)
     }
+
+
+def _with_sigma(model: nn.Module) -> Iterator[tuple[str, MultiHeadAttention]]:
+    for name, module in model.named_modules():
+        if isinstance(module, MultiHeadAttention) and module.initial_sigma is not None:
+            yield name, module
