@@ -167,8 +167,8 @@ def dump(section: Any) -> Raw:
 
 
 def to_yaml(raw: Raw) -> str:
-    """YAML text in the order of the fields."""
-    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+    """YAML text in the order of the fields; ASCII, since PyYAML writes U+0085 raw but does not read it."""
+    return yaml.safe_dump(raw, sort_keys=False)
 
 
 def _kind(section: Any, raw: Mapping[str, Any], path: str) -> Any:
