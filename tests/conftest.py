@@ -22,13 +22,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
 
 from projtrans.cli import app
 
 
 def pytest_configure() -> None:
-    """A shell's background job ignores Ctrl-C, and so would every command that the tests start from it."""
+    """No deadlines; and Ctrl-C heard, which a shell's background job ignores, as would every command started in it."""
+    unhurried = [HealthCheck.too_slow]  # no test depends on time
+    settings.register_profile("projtrans", deadline=None, suppress_health_check=unhurried)
+    settings.load_profile("projtrans")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
