@@ -30,12 +30,12 @@ class OptimizerConfig:
         "cosine", "after the warm-up: cosine to 0 at the last update, inverse square root of the update, or constant"
     )
     warmup_updates: int = setting(500, "updates of linear warm-up, at most a tenth of all", minimum=0)
-    weight_decay: float = setting(0.01, "of matrices; not of biases, norms and σ (adamw only)", minimum=0)
+    weight_decay: float = setting(0.01, "of matrices; not of biases, norms, σ and τ (adamw only)", minimum=0)
     beta1: float = setting(0.9, "decay of the first moment (adamw)", minimum=0, below=1)
     beta2: float = setting(
         0.98, "decay of the second moment (adamw), of the squared gradient (rmsprop)", above=0, below=1
     )
-    sigma_rate: float = setting(10.0, "learning rate of log σ, relative to the others'", above=0)
+    sigma_rate: float = setting(10.0, "learning rate of log σ and log τ, relative to the others'", above=0)
     clip_norm: float | None = setting(1.0, "largest norm of the whole gradient; null: no clipping", above=0)
     average: float | None = setting(
         0.999,
@@ -50,21 +50,26 @@ class OptimizerConfig:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser over three groups: matrices, vectors (no weight decay), log σ (no decay, its own rate)."""
+    """The optimiser over three groups: matrices, vectors (no weight decay), log σ and log τ (no decay, own rate)."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    sigma = [p for name, p in named if name.endswith("log_sigma")]
-    matrices = [p for name, p in named if p.ndim > 1 and not name.endswith("log_sigma")]
-    vectors = [p for name, p in named if p.ndim < 2 and not name.endswith("log_sigma")]
+    scales = [p for name, p in named if _is_scale(name)]
+    matrices = [p for name, p in named if p.ndim > 1 and not _is_scale(name)]
+    vectors = [p for name, p in named if p.ndim < 2 and not _is_scale(name)]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay, "relative": 1.0},
         {"params": vectors, "weight_decay": 0.0, "relative": 1.0},
-        {"params": sigma, "weight_decay": 0.0, "relative": config.sigma_rate},
+        {"params": scales, "weight_decay": 0.0, "relative": config.sigma_rate},
     ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=config.learning_rate, alpha=config.beta2, eps=1e-7)
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-9, fused=True)
+
+
+def _is_scale(name: str) -> bool:
+    """Whether a parameter is the logarithm of a σ or τ of attention."""
+    return name.rpartition(".")[2] in ("log_sigma", "log_tau")
 
 
 def rate(config: OptimizerConfig, update: int, last: int) -> float:

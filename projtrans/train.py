@@ -18,7 +18,6 @@ from torch import Tensor
 
 from projtrans import __version__, config, files
 from projtrans import device as devices
-from projtrans.attention import initial_sigmas, sigmas
 from projtrans.batching import Batch, epoch
 from projtrans.checkpoint import (
     State,
@@ -39,6 +38,7 @@ from projtrans.errors import DataError, DivergedError, Interrupted
 from projtrans.evaluate import Evaluation, bleu, chrf, encode, evaluate, forced, references_of
 from projtrans.events import Finished, Progress, Report, Started, Testing, Validated
 from projtrans.loss import TokenLoss, cross_entropy
+from projtrans.multihead import constrain, initial_sigmas, sigmas
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
 from projtrans.run import Run
 from projtrans.settings import Config
@@ -149,6 +149,7 @@ class Trainer:
             counters.skipped = 0
             self.window.sums.join(gathered)
             self.optimizer.step()
+            constrain(self.model)
             if self.average:
                 self.average.update(self.model)
         else:

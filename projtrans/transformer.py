@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from projtrans.attention import AttentionConfig, KeysValues, ProjectionConfig, Role, build_attention
+from projtrans.attention import ProjectionConfig
 from projtrans.config import setting
 from projtrans.errors import ConfigError
+from projtrans.multihead import AttentionConfig, KeysValues, Role, build_attention
 
 
 @dataclass(frozen=True, kw_only=True)

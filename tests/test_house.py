@@ -19,9 +19,10 @@ modules = pytest.mark.parametrize("name", NAMES)
 # A file imports only files of rows above its own; the files of one row never import each other.
 LAYERS = [
     ["errors"],
-    ["config", "files", "device", "inflection", "frames"],
-    ["lexicon", "attention", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
-    ["phrasebook", "transformer", "batching"],
+    ["config", "files", "device", "inflection", "frames", "products"],
+    ["lexicon", "multihead", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
+    ["phrasebook", "attention", "batching"],
+    ["transformer"],
     ["run"],
     ["checkpoint"],
     ["translate"],
@@ -34,7 +35,7 @@ LAYERS = [
     ["__main__"],
 ]
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
-TENSOR_WING = {"attention", "transformer", "loss", "optimizer", "search"}
+TENSOR_WING = {"products", "multihead", "attention", "transformer", "loss", "optimizer", "search"}
 TEXT_WING = {"tokenizer", "corpus", "tatoeba", "phrasebook", "lexicon", "inflection", "frames"}
 MOST_LINES_OF_A_FILE = 500
 MOST_LINES_OF_A_FUNCTION = 80

@@ -1,0 +1,143 @@
+"""Attention as two batched products around a softmax, with its gradient written out.
+
+    s_ij = κ q_i·k_j / (|q_i| |k_j|) + b_ij        p_ij = softmax_j(s_ij)        y_i = Σ_j p_ij v_j        (1)
+
+The lengths stand where queries and keys are normalised, and divide the products: T S numbers instead of (T + S) K. What
+normalising then costs in the gradient is one more term where dq and dk are written anyway, instead of the five further
+passes over q and k that automatic differentiation makes.
+
+Axes: B sentences, H heads, T queries, S keys, K head width. Knows no module, setting or paper.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+TINY = 1e-6
+"""Vectors shorter than this are divided by it instead of by their length."""
+
+
+def length(x_BHTK: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The lengths of x over `dims`, kept as axes of one; float32 or wider, never 0."""
+    dtype = torch.float64 if x_BHTK.dtype == torch.float64 else torch.float32
+    return torch.linalg.vector_norm(x_BHTK, dim=dims, keepdim=True, dtype=dtype).clamp(min=TINY)
+
+
+def masked_softmax(s_BHTS: Tensor, mask: Tensor | None) -> Tensor:
+    """Rows that sum to 1, or are 0 where nothing may be seen; mask: True = may attend.
+
+    Masked in the log domain, which is the paper's zero before the row normalisation (Sanger 2026, eq. 15, 16).
+    """
+    if mask is None:
+        return s_BHTS.softmax(-1)
+    p = s_BHTS.masked_fill(~mask, torch.finfo(s_BHTS.dtype).min).softmax(-1)
+    return p.masked_fill(~mask, 0.0)  # only rows without a visible key need it: softmax made them uniform
+
+
+def attend(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor | None,
+    kappa: Tensor,
+    *,
+    bias: Tensor | None = None,
+    q_length: Tensor | None = None,
+    k_length: Tensor | None = None,
+    unit_values: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """y [B, H, T, K] of (1), in the precision of the values.
+
+    v: None where the keys are the values; unit_values: these are divided by their lengths then.
+    kappa: [H, 1, 1] or [1, 1, 1], float32 or wider. bias: broadcastable to [B, H, T, S].
+    q_length, k_length: `length` of q and k, over the head or over all heads; None: not normalised. Their gradient is
+    part of that of q and k. mask: broadcastable to [B, 1, T, S], True = may attend.
+    """
+    y: Tensor = _Attend.apply(q_BHTK, k_BHSK, v_BHSK, kappa, bias, q_length, k_length, unit_values, mask)
+    return y
+
+
+class _Attend(torch.autograd.Function):
+    """(1) and its gradient; u_ij = ∂L/∂p_ij is ⟨∂L/∂y_i, v_j⟩, and ∂L/∂s = p (u - E_p u)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor | None,
+        kappa: Tensor,
+        bias: Tensor | None,
+        q_length: Tensor | None,
+        k_length: Tensor | None,
+        unit_values: bool,
+        mask: Tensor | None,
+    ) -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):
+            B, H = q.shape[:2]
+            flat_q, flat_k = q.flatten(0, 1), k.flatten(0, 1)
+            flat_v = flat_k if v is None else v.flatten(0, 1)
+            products = torch.bmm(flat_q, flat_k.mT).unflatten(0, (B, H))
+            s = _scaled(products, kappa, q_length, k_length)
+            if bias is not None:
+                s += bias
+            p = masked_softmax(s, mask)
+            taken = p / k_length.mT if unit_values and k_length is not None else p
+            y = torch.bmm(taken.to(flat_v.dtype).flatten(0, 1), flat_v).unflatten(0, (B, H))
+        ctx.save_for_backward(flat_q, flat_k, None if v is None else flat_v, kappa, q_length, k_length, products, p)
+        ctx.unit_values, ctx.bias = unit_values, None if bias is None else bias.shape
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of q, k, v, kappa and the bias; those of the lengths are in q's and k's."""
+        q, k, own, kappa, q_length, k_length, products, p = ctx.saved_tensors
+        v, dy = (k if own is None else own), dy.flatten(0, 1)
+        u = torch.bmm(dy.to(v.dtype), v.mT).view_as(p).to(p.dtype)
+        taken = p
+        if ctx.unit_values and k_length is not None:
+            u, taken = u / k_length.mT, p / k_length.mT
+        pu = p * u
+        ds = torch.addcmul(pu, p, pu.sum(-1, keepdim=True), value=-1)
+        dproducts = _scaled(ds, kappa, q_length, k_length)
+        shares = dproducts * products  # of each pair in the gradient of log κ, and of minus the log of both lengths
+        dv = torch.bmm(taken.to(v.dtype).flatten(0, 1).mT, dy.to(v.dtype))
+        flat = dproducts.to(q.dtype).flatten(0, 1)
+        dq = torch.bmm(flat, k)
+        dk = torch.bmm(flat.mT, q) if own is not None else torch.baddbmm(dv.to(k.dtype), flat.mT, q)
+        if q_length is not None:
+            _across(dq, q, shares.sum(-1, keepdim=True), q_length)
+        if k_length is not None:
+            of_keys = shares.sum(-2)
+            _across(dk, k, (of_keys + pu.sum(-2) if ctx.unit_values else of_keys).unsqueeze(-1), k_length)
+        B, H = p.shape[:2]
+        return (
+            dq.unflatten(0, (B, H)),
+            dk.unflatten(0, (B, H)),
+            None if own is None else dv.unflatten(0, (B, H)),
+            (shares.sum((0, 2, 3)).view(-1, 1, 1) / kappa).sum_to_size(kappa.shape)
+            if ctx.needs_input_grad[3]
+            else None,
+            ds.sum_to_size(ctx.bias) if ctx.needs_input_grad[4] else None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _scaled(x_BHTS: Tensor, kappa: Tensor, q_length: Tensor | None, k_length: Tensor | None) -> Tensor:
+    """x κ / (|q_i| |k_j|), as a new tensor of float32 or wider."""
+    x = x_BHTS * (kappa if q_length is None else kappa / q_length)
+    return x if k_length is None else x.mul_(k_length.reciprocal().mT)
+
+
+def _across(dx: Tensor, x: Tensor, along: Tensor, lengths: Tensor) -> None:
+    """Take from dx [B·H, T, K] what the division of x by its length takes: x ⟨x, dx⟩ / |x|², with ⟨x, dx⟩ = `along`."""
+    if lengths.shape[1] == 1:  # one length for all heads
+        along = along.sum(1, keepdim=True)
+    share = torch.where(lengths > TINY, along / lengths.square(), 0.0).expand(-1, x.shape[0] // along.shape[0], -1, 1)
+    dx.addcmul_(x, share.flatten(0, 1).to(dx.dtype), value=-1)
