@@ -9,9 +9,9 @@ Knows no equation, layer, token or file.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -232,14 +232,15 @@ class MultiHeadAttention(nn.Module):
         y_BHTK = self._path(q_BHTK, memory)(q_BHTK, memory, mask, causal and q_BHTK.shape[2] > 1)
         return self.output(y_BHTK.transpose(1, 2).flatten(2))
 
-    def _path(self, q_BHTK: Tensor, memory: KeysValues) -> Any:
+    def _path(self, q_BHTK: Tensor, memory: KeysValues) -> Callable[..., Tensor]:
         """The cheapest way that can do it: the one place where it is chosen (figures: docs/benchmarks.md)."""
         if not self.dot_form:
             return self._plain
+        two_sided = self.decay is not None and self.role == "encoder"  # fused kernels have no such bias
         short = q_BHTK.shape[2] * memory.k_BHSK.shape[2] <= 256 * 256
-        if (self.decay is not None and self.role == "encoder") or (short and q_BHTK.device.type == "cpu"):
-            return self._plain if self.dropout and self.training else self._products
-        return self._fused
+        if not two_sided and not (short and q_BHTK.device.type == "cpu"):
+            return self._fused
+        return self._plain if self.dropout and self.training else self._products
 
     def logits(self, q_BHTK: Tensor, k_BHSK: Tensor) -> Tensor:
         """log of the unnormalised weights [B, H, T, S], up to a constant of each row."""
@@ -294,9 +295,11 @@ class MultiHeadAttention(nn.Module):
         v, bias, lengths = self.values(memory), self._bias(q, memory), self._length(q)
         width = v.shape[-1]
         common = torch.float32 if self.exact and v.dtype == torch.bfloat16 else v.dtype
+        plain = lengths is None and bias is None and not self.log_sigma.requires_grad
         with torch.autocast(q.device.type, enabled=False):
-            q = (q * (self.kappa() if lengths is None else self.kappa() / lengths)).to(common)
-            k, v = self.keys(memory).to(common), v.to(common)
+            if not plain:  # scale= takes no gradient, and one value for all heads
+                q = q * (self.kappa() if lengths is None else self.kappa() / lengths)
+            q, k, v = q.to(common), self.keys(memory).to(common), v.to(common)
             if bias is not None:
                 q, k, v = _with_columns(q, k, v, bias.mT)
             # is_causal aligns the first query with the first key, which is wrong for cached queries: a mask is right.
@@ -308,7 +311,7 @@ class MultiHeadAttention(nn.Module):
                 attn_mask=None if aligned else _visible(mask, causal, q, k.shape[2]),
                 dropout_p=self.dropout if self.training else 0.0,
                 is_causal=aligned,
-                scale=1.0,
+                scale=self.initial_sigma**-2 if plain else 1.0,
             )
         return y[..., :width]
 
