@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from attention_cases import (
-    COVERING,
     EVERY,
     PROJECTION,
     ROLES,
@@ -21,9 +20,13 @@ from attention_cases import (
     K,
     S,
     T,
+    Use,
     close,
+    meeting,
     module,
     normal,
+    of,
+    paths,
     sequences,
     transcribed,
 )
@@ -35,9 +38,6 @@ from projtrans.config import build
 from projtrans.errors import ConfigError
 from projtrans.multihead import VARIANTS, Role, build_attention
 from projtrans.transformer import ModelConfig
-
-each_use = pytest.mark.parametrize("use", EVERY, ids=str)
-each_case = pytest.mark.parametrize("use", COVERING, ids=str)
 
 # ------------------------------------------------------------------------------------------------------------- σ and τ
 
@@ -156,6 +156,20 @@ def test_sigma_is_told_by_the_modules_that_have_one() -> None:
         assert values == pytest.approx(network[name].sigma().tolist(), abs=1e-6)  # type: ignore[operator]
     start = f"{K**0.25:.4g} (learned)"
     assert multihead.initial_sigmas(network) == {"encoder": start, "cross": "0.7 (fixed)", "decoder": "0.5 (learned)"}
+    assert multihead.sigmas(network.requires_grad_(False)) == told, "of averaged weights, which take no gradient"
+    assert multihead.initial_sigmas(network) == {"encoder": start, "cross": "0.7 (fixed)", "decoder": "0.5 (learned)"}
+
+
+@pytest.mark.parametrize("use", EVERY, ids=str)
+def test_weights_that_take_no_gradient_give_the_same_on_every_path(use: Use) -> None:
+    """As those of a moving average, which validation and translation use."""
+    made = of(use)
+    q, kv = meeting(made)
+    expected = {name: path(q, kv, None, False) for name, path in paths(made).items()}
+    made.requires_grad_(False)
+    q, kv = meeting(made)
+    for name, path in paths(made).items():
+        close(path(q, kv, None, False), expected[name], 1e-14, name)
 
 
 # ------------------------------------------------------------------------------------------ registration and settings
