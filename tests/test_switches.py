@@ -69,7 +69,7 @@ def test_a_hundred_updates_lower_the_loss_and_move_what_is_learned(section: dict
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     fixed = {name: buffer.clone() for name, buffer in model.named_buffers() if "log_" in name}
     losses = train(model, 100)
-    assert losses[0] == pytest.approx(math.log(15), abs=1.2), "at first all pieces are alike"
+    assert losses[0] > math.log(15) - 0.5, "at first nothing is known"
     assert all(math.isfinite(loss) for loss in losses)
     assert fmean(losses[-10:]) < 0.8 * fmean(losses[:10])
     assert fmean(losses[-10:]) < fmean(losses[40:50]), "to the end"
