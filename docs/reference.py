@@ -71,7 +71,8 @@ def _tables() -> Iterator[str]:
         if first != section:
             section = first
             yield f"\n## {section}\n\n| setting | values | default | meaning |\n|---|---|---|---|"
-        yield f"| `{dotted}` | {kind} | `{default}` | {doc} |"
+        meaning = doc.replace("|", r"\|")  # a bar would end the cell
+        yield f"| `{dotted}` | {kind} | `{default}` | {meaning} |"
 
 
 if __name__ == "__main__":

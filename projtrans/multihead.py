@@ -156,6 +156,11 @@ class MultiHeadAttention(nn.Module):
         """The σ at which the weights are those of scaled dot-product attention where all key norms are equal."""
         return self.head_width**-0.25 * self.unit()
 
+    @property
+    def learns_sigma(self) -> bool:
+        """Whether σ is a weight, in training or when it is over (an average of weights takes no gradient)."""
+        return isinstance(self.log_sigma, nn.Parameter)
+
     def sigma(self) -> Tensor:
         """σ of every head (or of the module), float32 or wider, [H] or [1]."""
         return self.log_sigma.exp()
@@ -167,7 +172,7 @@ class MultiHeadAttention(nn.Module):
     @torch.no_grad()
     def constrain(self) -> None:
         """Bring a learned σ on unit vectors back to its bound (after an update: the gradient never stops there)."""
-        if self.normalize == "head" and self.log_sigma.requires_grad:
+        if self.normalize == "head" and self.learns_sigma:
             self.log_sigma.clamp_(min=math.log(SMALLEST_LEARNED))
 
     def decay_bias(self, queries: int, keys: int) -> Tensor | None:
@@ -381,13 +386,13 @@ def sigmas(model: nn.Module) -> dict[str, list[float]]:
 def initial_sigmas(model: nn.Module) -> dict[str, str]:
     """For each role, in words, the σ that its modules begin with, and whether it is learned."""
     return {
-        module.role: f"{module.initial_sigma:.4g} ({'learned' if module.log_sigma.requires_grad else 'fixed'})"
+        module.role: f"{module.initial_sigma:.4g} ({'learned' if module.learns_sigma else 'fixed'})"
         for _, module in _with_sigma(model)
     }
 
 
 def _with_sigma(model: nn.Module) -> Iterator[tuple[str, MultiHeadAttention]]:
-    return ((name, module) for name, module in _attentions(model) if module.has_sigma or module.log_sigma.requires_grad)
+    return ((name, module) for name, module in _attentions(model) if module.has_sigma or module.learns_sigma)
 
 
 def _attentions(model: nn.Module) -> Iterator[tuple[str, MultiHeadAttention]]:

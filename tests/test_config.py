@@ -80,6 +80,10 @@ def sections(draw: st.DrawFn, section: Any) -> Any:
     }
     if section is ModelConfig and drawn["head_width"] is None:
         drawn["width"] = 2 * drawn["heads"] * draw(st.integers(1, 9))
+    if section is SigmaConfig and None not in (drawn["encoder"], drawn["decoder"]):  # nothing is left for it to do
+        drawn["self"] = "auto"
+    if drawn.get("values") == "raw_keys" and drawn["normalize"] == "none":  # these are the keys
+        drawn["values"] = "keys"
     if section is ProjectionConfig:  # a learned σ on unit vectors starts at 0.1 or more
         large = {
             name: max(sigma, 0.1) if isinstance(sigma, float) else sigma for name, sigma in dump(drawn["sigma"]).items()
@@ -277,18 +281,28 @@ def test_kind_chooses_the_settings_that_exist() -> None:
 
 
 OTHER_KIND = [
-    {"sigma": {"self": 0.3}},
-    {"learn_sigma": "none"},
-    {"normalize": "head"},
-    {"values": "keys"},
+    ("standard", {"sigma": {"self": 0.3}}),
+    ("standard", {"learn_sigma": "none"}),
+    ("standard", {"distance": "euclidean"}),
+    ("projection", {"learn_scale": "head"}),
 ]
 
 
-@pytest.mark.parametrize("raw", OTHER_KIND, ids=[next(iter(raw)) for raw in OTHER_KIND])
-def test_a_setting_of_the_other_kind_is_refused_by_the_name_of_the_kind(raw: config.Raw) -> None:
-    message = problem(ModelConfig, {"attention": {"kind": "standard", **raw}}, "model")
+@pytest.mark.parametrize(("kind", "raw"), OTHER_KIND, ids=[next(iter(raw)) for _, raw in OTHER_KIND])
+def test_a_setting_of_the_other_kind_is_refused_by_the_name_of_the_kind(kind: str, raw: config.Raw) -> None:
+    message = problem(ModelConfig, {"attention": {"kind": kind, **raw}}, "model")
     assert message.startswith(f"model.attention.{next(iter(raw))}: ")
-    assert "standard" in message
+    assert kind in message
+
+
+SHARED = [{"normalize": "head"}, {"values": "keys"}, {"tie_query_key": True}, {"decay": "learned"}, {"decay": 2.5}]
+
+
+@pytest.mark.parametrize("raw", SHARED, ids=str)
+@pytest.mark.parametrize("kind", ["standard", "projection"])
+def test_what_every_attention_can_do_is_a_setting_of_both_kinds(kind: str, raw: config.Raw) -> None:
+    built = build(AttentionConfig, {"kind": kind, **raw})
+    assert {key: getattr(built, key) for key in raw} == raw
 
 
 @pytest.mark.parametrize(
@@ -481,29 +495,30 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ description
 
 
-def leaves(section: Any, path: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
-    """Dotted path and field of every setting; a setting of one kind alone is marked by it."""
-    variants = section.kinds().values() if hasattr(section, "kinds") else [section]
-    seen = set()
-    for variant in variants:
-        hints = typing.get_type_hints(variant)
-        for field in dataclasses.fields(variant):
-            if dataclasses.is_dataclass(hints[field.name]):
-                yield from leaves(hints[field.name], f"{path}{field.name}.")
-            elif field.name not in seen:
-                yield f"{path}{field.name}", field
-                seen.add(field.name)
+def leaves(section: Any, path: str = "", kind: str = "") -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
+    """Dotted path and field of every setting, marked with its kind where it has one; the kind itself once."""
+    if hasattr(section, "kinds") and not kind:
+        yield f"{path}kind", next(field for field in dataclasses.fields(section) if field.name == "kind")
+        for name, variant in section.kinds().items():
+            yield from leaves(variant, path, name)
+        return
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from leaves(hints[field.name], f"{path}{field.name}.", kind)
+        elif not (kind and field.name == "kind"):
+            yield f"{path}{field.name}" + (f" ({kind})" if kind else ""), field
 
 
 def test_the_description_lists_every_setting_once() -> None:
-    described = [re.sub(r" \(\w+\)$", "", row[0]) for row in describe(Config)]
+    described = [row[0] for row in describe(Config)]
     assert sorted(described) == sorted(path for path, _ in leaves(Config))
 
 
 def test_every_setting_is_described_with_type_default_and_documentation() -> None:
     fields = dict(leaves(Config))
     for path, allowed, default, documentation in describe(Config):
-        field = fields[re.sub(r" \(\w+\)$", "", path)]
+        field = fields[path]
         assert allowed
         assert documentation.strip(), path
         assert len(documentation.splitlines()) == 1
@@ -514,5 +529,7 @@ def test_every_setting_is_described_with_type_default_and_documentation() -> Non
 
 def test_what_belongs_to_one_kind_is_marked_with_it() -> None:
     described = {row[0] for row in describe(Config)}
-    assert "model.attention.values (projection)" in described
+    assert {f"model.attention.values ({kind})" for kind in ("standard", "projection")} <= described
+    assert "model.attention.distance (projection)" in described
+    assert "model.attention.distance (standard)" not in described
     assert "model.width" in described

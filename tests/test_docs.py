@@ -34,6 +34,13 @@ def test_generated_pages_are_fresh(page: str, maker: str) -> None:
     assert getattr(reference(), maker)() == written, f"run {Path(sys.executable).name} docs/reference.py"
 
 
+def test_every_row_of_a_generated_table_has_the_cells_of_its_head() -> None:
+    rows = [line for line in reference().configuration_page().splitlines() if line.startswith("|")]
+    assert len(rows) > 60
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) == 5, row
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_inside_the_project_lead_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):

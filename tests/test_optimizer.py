@@ -1,6 +1,7 @@
 """Schedules by hand, one AdamW step by its own equations, the moving average by its recursion."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_the_rate_stays_between_zero_and_its_peak_and_rises_only_in_the_warm_up(
 # ----------------------------------------------------------------------------------------------------------- groups
 
 
-def model(tie: str = "all", learn_sigma: str = "head") -> Transformer:
+def model(tie: str = "all", attention: dict[str, Any] | None = None) -> Transformer:
     """A small model with every sort of parameter."""
     config = build(
         ModelConfig,
@@ -78,44 +79,57 @@ def model(tie: str = "all", learn_sigma: str = "head") -> Transformer:
             "feedforward": 12,
             "positions": "learned",
             "embeddings": {"tie": tie},
-            "attention": {"kind": "projection", "learn_sigma": learn_sigma},
+            "attention": attention or {"decay": "learned"},
         },
     )
     return Transformer(config, source_size=11, target_size=11, max_length=6, joint=True)
 
 
+ATTENTIONS: list[tuple[dict[str, Any], int]] = [  # and how many of a module's numbers are learned in self-attention
+    ({"learn_sigma": "none"}, 0),
+    ({"learn_sigma": "module"}, 1),
+    ({"learn_sigma": "head", "decay": 2.0}, 1),
+    ({"learn_sigma": "none", "decay": "learned"}, 1),
+    ({"learn_sigma": "head", "decay": "learned"}, 2),
+    ({"kind": "standard"}, 0),
+    ({"kind": "standard", "learn_scale": "head", "decay": "learned"}, 2),
+]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 @pytest.mark.parametrize("tie", ["all", "output", "none"])
-@pytest.mark.parametrize("learn_sigma", ["none", "module", "head"])
-def test_every_trainable_parameter_is_moved_by_exactly_one_group(optimizer: str, tie: str, learn_sigma: str) -> None:
-    net = model(tie, learn_sigma)
+@pytest.mark.parametrize(("attention", "learned"), ATTENTIONS, ids=[str(row[0]) for row in ATTENTIONS])
+def test_every_parameter_is_moved_by_exactly_one_group(
+    optimizer: str, tie: str, attention: dict[str, Any], learned: int
+) -> None:
+    """Matrices decay, vectors do not; log σ and log τ do not either, and have their own rate."""
+    net = model(tie, attention)
     decay = 0.1 if optimizer == "adamw" else 0.0
     config = build(OptimizerConfig, {"optimizer": optimizer, "sigma_rate": 7, "weight_decay": decay})
     made = build_optimizer(net, config)
     held = [id(parameter) for group in made.param_groups for parameter in group["params"]]
     assert len(held) == len(set(held))
-    assert set(held) == {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
+    assert set(held) == {id(parameter) for parameter in net.parameters()}
     rule = {id(p): (group["weight_decay"], group["relative"]) for group in made.param_groups for p in group["params"]}
     for name, parameter in net.named_parameters():
-        if not parameter.requires_grad:
-            assert learn_sigma == "none"
-            assert name.endswith("log_sigma")
-        elif name.endswith("log_sigma"):
+        if name.endswith(("log_sigma", "log_tau")):
             assert rule[id(parameter)] == (0.0, 7.0), name
         elif parameter.ndim == 1:
             assert rule[id(parameter)] == (0.0, 1.0), name
         else:
             assert rule[id(parameter)] == (decay, 1.0), name
+    numbers = [name for name, _ in net.named_parameters() if "log_" in name]
+    assert len([name for name in numbers if "self_attention" in name]) == 3 * learned, "in one and two layers"
 
 
-def test_sigma_learns_ten_times_as_fast_by_default() -> None:
+def test_sigma_and_tau_learn_ten_times_as_fast_by_default() -> None:
     net = model()
     made = build_optimizer(net, OptimizerConfig())
     set_rate(made, 0.003)
-    sigmas = {id(parameter) for name, parameter in net.named_parameters() if name.endswith("log_sigma")}
-    assert sigmas
+    scales = {id(parameter) for name, parameter in net.named_parameters() if name.endswith(("log_sigma", "log_tau"))}
+    assert len(scales) == 5 + 3, "of five modules, three of them attending to themselves"
     for group in made.param_groups:
-        assert group["lr"] == pytest.approx(0.03 if id(group["params"][0]) in sigmas else 0.003)
+        assert group["lr"] == pytest.approx(0.03 if id(group["params"][0]) in scales else 0.003)
 
 
 def test_a_model_without_sigma_has_no_empty_group() -> None:

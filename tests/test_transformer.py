@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import COVERING, PRESETS, Use
 from torch import Tensor
 from torch.nn import functional as F
 
-from projtrans.attention import KeysValues
 from projtrans.config import build
 from projtrans.errors import ConfigError
+from projtrans.multihead import KeysValues, MultiHeadAttention
 from projtrans.transformer import FeedForward, ModelConfig, Transformer, _cheap_dropout, dropout, sinusoids
 
 SOURCES, TARGETS, LONGEST = 13, 11, 12
@@ -37,14 +38,16 @@ def transformer(
         **given,
     }
     torch.manual_seed(3)
-    model = Transformer(
-        build(ModelConfig, settings), source_size=source_size, target_size=TARGETS, max_length=LONGEST, joint=joint
-    )
+    config = build(ModelConfig, settings)
+    model = Transformer(config, source_size=source_size, target_size=TARGETS, max_length=LONGEST, joint=joint).double()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter += 0.3 * torch.randn_like(parameter)
-    return model.double()
+        for module in model.modules():  # a fixed σ, as float64 has it
+            if isinstance(module, MultiHeadAttention) and not module.log_sigma.requires_grad:
+                module.log_sigma.fill_(math.log(module.initial_sigma))
+    return model
 
 
 CASES = [
@@ -106,7 +109,7 @@ def attention(module: Any, x: Tensor, memory: Tensor, mask: Tensor | None) -> Te
     """Multi-head attention by torch alone; projection as SDPA with a bias on each key."""
     matrices = zip((x, memory, memory), module.qkv.weight.chunk(3), module.qkv.bias.chunk(3), strict=True)
     q, k, v = (F.linear(*given).unflatten(-1, (2, -1)).transpose(1, 2) for given in matrices)
-    if hasattr(module, "log_sigma"):
+    if module.has_sigma:
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         q, scale = q * module.log_sigma.exp().pow(-2).view(-1, 1, 1), 1.0
     else:
@@ -250,13 +253,10 @@ def test_step_by_step_is_decode_position_by_position(case: dict[str, Any], m: in
         same(found[:, hypothesis], expected)
 
 
-@pytest.mark.parametrize("values", ["own", "keys"])
-@pytest.mark.parametrize("normalize", ["none", "head", "model"])
+@pytest.mark.parametrize("use", [*COVERING, *PRESETS[::3]], ids=str)
 @pytest.mark.parametrize("mask_padding", [True, False])
-def test_step_by_step_is_decode_for_every_projection(normalize: str, values: str, mask_padding: bool) -> None:
-    model = transformer(
-        attention={"kind": "projection", "normalize": normalize, "values": values}, mask_padding=mask_padding
-    )
+def test_step_by_step_is_decode_for_every_pair_of_settings_and_every_preset(use: Use, mask_padding: bool) -> None:
+    model = transformer(attention=use.raw, mask_padding=mask_padding)
     source, mask, _ = padded()
     seen = mask if mask_padding else None
     target = sentences(6, 4, TARGETS, seed=5).view(3, 2, 4)
