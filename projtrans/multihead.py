@@ -300,7 +300,7 @@ class MultiHeadAttention(nn.Module):
         v, bias, lengths = self.values(memory), self._bias(q, memory), self._length(q)
         width = v.shape[-1]
         common = torch.float32 if self.exact and v.dtype == torch.bfloat16 else v.dtype
-        plain = lengths is None and bias is None and not self.log_sigma.requires_grad
+        plain = lengths is None and bias is None and not self.learns_sigma
         with torch.autocast(q.device.type, enabled=False):
             if not plain:  # scale= takes no gradient, and one value for all heads
                 q = q * (self.kappa() if lengths is None else self.kappa() / lengths)

@@ -320,3 +320,14 @@ GENERIC: list[Callable[[Use], None]] = [
     test_there_is_a_matrix_for_each_of_what_is_asked_for_and_no_other,
 ]
 """What any attention must pass."""
+
+
+@each_case
+def test_weights_that_take_no_gradient_keep_what_they_learned(use: Use) -> None:
+    """The moving average and a translator's model are no longer learning; κ is still that of their σ."""
+    made = of(use)
+    q, kv = meeting(made)
+    before = {name: path(q, kv, None, use.role == "decoder") for name, path in paths(made).items()}
+    made.requires_grad_(False)
+    for name, path in paths(made).items():
+        close(path(q, kv, None, use.role == "decoder"), before[name], 1e-14, name)
