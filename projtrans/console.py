@@ -300,7 +300,7 @@ def _columns() -> int:
 def _section(section: Any) -> Table:
     table = Table(title=section.title, title_justify="left")
     for number, name in enumerate(section.header):
-        table.add_column(name, justify="left" if number < section.words else "right")
+        table.add_column(name, justify="left" if number < section.words else "right", overflow="fold")
     for row in section.rows:
         table.add_row(*row)
     return table

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sacrebleu.metrics.bleu import BLEU
@@ -187,17 +187,16 @@ def paired_bootstrap(
 
     sacrebleu seeds its resamples with 12345, or with SACREBLEU_SEED. Raises ConfigError where that is no number.
     """
-    measures: dict[str, Any] = {"BLEU": BLEU, "chrF": CHRF}
-    systems = [("baseline", list(baseline)), ("system", list(hypotheses))]
+    measure = {"BLEU": BLEU, "chrF": CHRF}[metric](references=[list(references)])
+    systems: list[tuple[str, Sequence[str]]] = [("baseline", baseline), ("system", hypotheses)]
     try:
-        test = PairedTest(
-            systems, {metric: measures[metric](references=[list(references)])}, None, "bs", RESAMPLES, n_jobs=1
-        )
+        test = PairedTest(systems, {metric: measure}, None, "bs", RESAMPLES, n_jobs=1)
     except ValueError as error:
         raise ConfigError("SACREBLEU_SEED: must be a whole number, or none; unset it to use sacrebleu's own") from error
     signatures, results = test()
-    ((name, (before, after)),) = ((name, found) for name, found in results.items() if name != "System")
-    return Paired(float(before.score), float(after.score), float(after.p_value), str(signatures[name]))
+    ((name, signature),) = signatures.items()
+    before, after = cast(list[Any], results[name])
+    return Paired(float(before.score), float(after.score), float(after.p_value), str(signature))
 
 
 # --------------------------------------------------------------------------------- the test split, in the run folder

@@ -209,7 +209,7 @@ def _epochs(sides: Sequence[Side], title: str, fields: dict[str, str]) -> Sectio
         [
             str(number),
             *(
-                _spread(getattr(epochs.get(number), name, None), "{:.4f}")
+                _spread(getattr(epochs.get(number), name, None), "{:.3f}")
                 for name in fields.values()
                 for epochs in of_side
             ),

@@ -167,11 +167,11 @@ class Member:
             training_seconds=seconds,
             update_milliseconds=1000 * seconds / made if seconds is not None and made else None,
             tokens_per_second=statistics.median(speeds) if speeds else None,
-            loss=test and test.loss,
-            accuracy=test and test.accuracy,
-            accuracy_with_padding=test and test.accuracy_with_padding,
-            bleu=test and test.bleu,
-            chrf=test and test.chrf,
+            loss=test.loss if test else None,
+            accuracy=test.accuracy if test else None,
+            accuracy_with_padding=test.accuracy_with_padding if test else None,
+            bleu=test.bleu if test else None,
+            chrf=test.chrf if test else None,
             epochs=list({epoch.epoch: epoch for epoch in map(_epoch, valid)}.values()),
         )
 
@@ -267,8 +267,8 @@ def side_of(label: str, members: Sequence[Member], pairs: Sequence[Pair]) -> Sid
         loss=Spread.of([run.loss for run in runs]),
         accuracy=Spread.of([run.accuracy for run in runs]),
         accuracy_with_padding=Spread.of([run.accuracy_with_padding for run in runs]),
-        bleu=Spread.of([run.bleu and run.bleu.score for run in runs]),
-        chrf=Spread.of([run.chrf and run.chrf.score for run in runs]),
+        bleu=Spread.of([run.bleu.score if run.bleu else None for run in runs]),
+        chrf=Spread.of([run.chrf.score if run.chrf else None for run in runs]),
         epochs=_mean_epochs(runs),
         multiply_adds=multiply_adds(
             first.settings.model, first.tokenizer.target_size, source=max(1, lengths[0]), target=max(1, lengths[1])
