@@ -124,7 +124,7 @@ def _ratio(time: TimeRatio) -> Iterator[str]:
         yield f"{begin}; {time.missing}"
     for product in time.products:
         causes = " × ".join(map(_factor, product)) if len(product) > 1 else ""
-        yield f"{begin} = {causes}" if causes else f"{begin}; they differ in the {product[0].cause} alone"
+        yield f"{begin} = {causes}" if causes else f"{begin}; of what takes time, the {product[0].cause} alone differs"
     if not time.missing and not time.products:
         yield begin
 
