@@ -295,13 +295,53 @@ def _own_pairs(source: Path, reference: Path) -> "list[Pair]":
 
 
 def _split_pairs(run: "Run", data: Path | None, split: str) -> "list[Pair]":
-    from projtrans.corpus import CorpusConfig
-    from projtrans.prepare import default_folder, load_tokenizer, read_split
+    from projtrans.compare import run_data
+    from projtrans.prepare import read_split
 
-    folder = data or default_folder(run.section("corpus", CorpusConfig))
-    if load_tokenizer(folder).checksum != run.tokenizer().checksum:
-        raise DataError(f"{folder}: not the data of {run.folder} (another tokenizer); name them with --data DIR")
-    return read_split(folder, split)
+    return read_split(run_data(run, [data] if data else []), split)
+
+
+@app.command()
+def compare(
+    runs: o.Runs,
+    data: o.DataFolders = None,
+    prompts: o.Prompts = None,
+    figures: o.Figures = None,
+    beam_size: o.BeamSize = None,
+    length_penalty: o.LengthPenalty = None,
+    format: o.ReportFormat = "text",
+    output: o.Output = None,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Set runs side by side: settings, time, learning curves, BLEU and chrF with significance, translations.
+
+    Runs that differ in the seed alone are one side, with mean and deviation; the side of the first run is the baseline.
+
+    Example: projtrans compare runs/phrasebook-standard runs/phrasebook-projection
+    """
+    from projtrans import compare as comparing
+    from projtrans import console, figure, report
+
+    figure.check(figures or [])
+    opened = comparing.open_runs(runs)
+    with console.Bars(quiet) as bars:
+        found = comparing.compare(
+            opened,
+            lambda run: _translator(run, device, threads, beam_size, length_penalty),
+            data=data or [],
+            prompts=prompts,
+            report=bars,
+        )
+    figure.draw(found.sides, figures or [])
+    if format == "json":
+        text = jsonlib.dumps(found.to_json(), ensure_ascii=False, indent=2)
+    elif format == "markdown":
+        text = report.markdown(report.sections(found))
+    else:
+        text = console.tables(report.sections(found), to_file=output not in (None, "-"))
+    _write(iter(text.split("\n")), output)
 
 
 @app.command()

@@ -4,8 +4,10 @@ On a terminal there are colours and bars (NO_COLOR is honoured); elsewhere plain
 a log. Knows the events and results of the commands, and decides nothing.
 """
 
+import io
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +25,9 @@ from rich.table import Table
 
 LOG_SECONDS = 30
 """Seconds between two lines of training progress where there is no terminal."""
+
+UNBROKEN = 10_000
+"""Columns of a table that no terminal shows: it is as wide as its cells."""
 
 
 def standard_error() -> Console:
@@ -71,6 +76,29 @@ class Bar:
         if self.task is None:
             self.task = self.progress.add_task(self.label, total=total)
         self.progress.update(self.task, completed=done, total=total)
+
+
+class Bars:
+    """On a terminal, a bar for every kind of work that is reported; nothing elsewhere, and nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.label = ""
+        self.bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        if self.bar:
+            self.bar.__exit__()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        """Show that `done` of `total` units of the work are done; other work takes the bar's place."""
+        if self.bar is None or label != self.label:
+            self.__exit__()
+            self.label, self.bar = label, Bar(label, self.quiet).__enter__()
+        self.bar(done, total)
 
 
 # ---------------------------------------------------------------------------------------------------------- prepare
@@ -248,3 +276,31 @@ def print_scores(evaluation: Any) -> None:
     """The score table on standard output, unbroken however narrow the terminal."""
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
     console.print(scores(evaluation))
+
+
+# ---------------------------------------------------------------------------------------------------------- compare
+
+
+def tables(sections: Sequence[Any], *, to_file: bool) -> str:
+    """The sections of a report as text: as wide as the terminal, and unbroken in a file or a pipe."""
+    terminal, text = sys.stdout.isatty() and not to_file, io.StringIO()
+    console = Console(file=text, highlight=False, markup=False, emoji=False, width=_columns() if terminal else UNBROKEN)
+    for section in sections:
+        console.print(_section(section) if section.rows else section.title)
+        for remark in section.remarks:
+            console.print(remark)
+        console.print()
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip()
+
+
+def _columns() -> int:
+    return Console().width
+
+
+def _section(section: Any) -> Table:
+    table = Table(title=section.title, title_justify="left")
+    for number, name in enumerate(section.header):
+        table.add_column(name, justify="left" if number < section.words else "right", overflow="fold")
+    for row in section.rows:
+        table.add_row(*row)
+    return table

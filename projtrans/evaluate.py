@@ -1,26 +1,37 @@
 """The scores of a model on sentence pairs: loss and accuracy with the reference forced, BLEU and chrF.
 
-Validation during training and the command `evaluate` both come here, so they report the same numbers.
+Validation during training and the commands `evaluate` and `compare` all come here, so they report the same numbers. The
+translations of the test split are kept in the run folder, with a record of what made them: stale ones are never used.
 """
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.significance import PairedTest
 from torch import Tensor
 
+from projtrans import files
 from projtrans.batching import Example, Layout, fixed_batches
 from projtrans.corpus import Pair
+from projtrans.errors import ConfigError, DataError
 from projtrans.loss import cross_entropy
+from projtrans.run import Run
+from projtrans.search import DecodingConfig
 from projtrans.tokenizer import Tokenizer
 from projtrans.translate import WINDOW, Translator
 
 BATCH_TOKENS = 4096
+
+RESAMPLES = 1000
+"""Bootstrap resamples of the test split."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,22 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "Evaluation":
+        """The evaluation that `to_json` gave; raises KeyError or TypeError for anything else."""
+        scores = {name: raw[name] and Score(**raw[name]) for name in ("bleu", "chrf", "bleu_multi_reference")}
+        return cls(**raw | scores)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A system against a baseline on the same sentences, by one metric."""
+
+    baseline: float
+    score: float
+    p_value: float  # chance of a difference this large if the two were equally good, by paired bootstrap
+    signature: str  # with the number of resamples and their seed
 
 
 def encode(tokenizer: Tokenizer, layout: Layout, pairs: Sequence[Pair], *, cut: bool) -> list[Example]:
@@ -151,6 +178,71 @@ def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) 
 def chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:
     """Corpus chrF in sacrebleu's default form, with its signature; references: one sequence a reference."""
     return _score(CHRF(), hypotheses, references)
+
+
+def paired_bootstrap(
+    metric: str, baseline: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
+) -> Paired:
+    """sacrebleu's paired bootstrap test (Koehn 2004) of two systems by "BLEU" or "chrF", one reference a sentence.
+
+    sacrebleu seeds its resamples with 12345, or with SACREBLEU_SEED. Raises ConfigError where that is no number.
+    """
+    measure = {"BLEU": BLEU, "chrF": CHRF}[metric](references=[list(references)])
+    systems: list[tuple[str, Sequence[str]]] = [("baseline", baseline), ("system", hypotheses)]
+    try:
+        test = PairedTest(systems, {metric: measure}, None, "bs", RESAMPLES, n_jobs=1)
+    except ValueError as error:
+        raise ConfigError("SACREBLEU_SEED: must be a whole number, or none; unset it to use sacrebleu's own") from error
+    signatures, results = test()
+    ((name, signature),) = signatures.items()
+    before, after = cast(list[Any], results[name])
+    return Paired(float(before.score), float(after.score), float(after.p_value), str(signature))
+
+
+# --------------------------------------------------------------------------------- the test split, in the run folder
+
+
+def keep(run: Run, pairs: Sequence[Pair], translator: Translator, evaluation: Evaluation, texts: Sequence[str]) -> None:
+    """Leave scores and translations of the test split in the run folder, with what made them."""
+    files.write_lines(run.hypotheses_file, texts)
+    record = _origin(run, pairs, translator.decoding) | {"hypotheses": files.checksum(run.hypotheses_file)}
+    files.write_json(run.test_file, record | {"evaluation": evaluation.to_json()})
+
+
+def kept(run: Run, pairs: Sequence[Pair], decoding: DecodingConfig) -> tuple[Evaluation, list[str]] | None:
+    """What `keep` left, if this very model, these pairs and these search settings made it."""
+    try:
+        record = json.loads(run.test_file.read_bytes())
+        wanted = _origin(run, pairs, decoding) | {"hypotheses": files.checksum(run.hypotheses_file)}
+        evaluation = Evaluation.from_json(record.pop("evaluation"))
+        texts = files.read_lines(run.hypotheses_file)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        DataError,
+    ):  # missing, damaged or of another version
+        return None
+    return (evaluation, texts) if record == wanted and len(texts) == len(pairs) else None
+
+
+def _origin(run: Run, pairs: Sequence[Pair], decoding: DecodingConfig) -> dict[str, Any]:
+    """What decides the translations: the weights, the settings beside them, the sentences, and the search."""
+    raw = run.raw_config
+    corpus = raw.get("corpus")
+    settings = {"model": raw.get("model"), "max_length": corpus.get("max_length") if isinstance(corpus, dict) else None}
+    return {
+        "model": files.checksum(run.model_file),
+        "settings": _digest(settings),
+        "pairs": _digest([list(pair) for pair in pairs]),
+        "decoding": asdict(decoding),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _cross_entropy(translator: Translator, h_ND: Tensor, target_N: Tensor) -> Any:

@@ -86,3 +86,36 @@ Format = Annotated[
     _option("text: a translation a line; tsv: score and translation; json: an object a line [default: text]."),
 ]
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
+
+# compare
+Runs = Annotated[list[Path], _argument("Run folders, the baseline first; runs of one side in any order.", "RUN")]
+DataFolders = Annotated[
+    list[Path] | None,
+    _option(
+        "A prepared folder, repeatable: a run takes the one with its tokenizer [default: its own].",
+        "--data",
+        metavar="DIR",
+    ),
+]
+Prompts = Annotated[
+    list[str] | None,
+    _option(
+        "Translate this side by side; repeatable [default: six sentences of ours, of which the first English one is "
+        "the paper's; six of the test split where its languages are not known].",
+        "--prompt",
+        metavar="TEXT",
+    ),
+]
+Figures = Annotated[
+    list[Path] | None,
+    _option(
+        "Draw loss and accuracy per epoch (Figure 2 of the paper) into a .png or .svg file; repeatable. Needs "
+        "projtrans[plots].",
+        "--figure",
+        metavar="FILE",
+    ),
+]
+ReportFormat = Annotated[
+    Literal["text", "markdown", "json"],
+    _option("text: tables; markdown; json: one object [default: text].", "--format"),
+]

@@ -6,6 +6,7 @@
                 checkpoints/       the last complete state of training
                 metrics.jsonl      one JSON object per event
                 summary.json       final scores, times, versions, device
+                test.hypotheses.txt, test.json   translations of the test split, and what made them
 
 A run folder is self-contained: it can be moved to another machine. Knows no weights; sections of the configuration are
 built by whoever uses them.
@@ -59,6 +60,16 @@ class Run:
         return self.folder / "summary.json"
 
     @property
+    def hypotheses_file(self) -> Path:
+        """The translations of the test split, one a line."""
+        return self.folder / "test.hypotheses.txt"
+
+    @property
+    def test_file(self) -> Path:
+        """Their scores, and what they were made from and with."""
+        return self.folder / "test.json"
+
+    @property
     def raw_config(self) -> config.Raw:
         """The resolved configuration as plain values; raises RunError where it cannot be read."""
         try:
@@ -106,6 +117,23 @@ class Run:
         """The size of metrics.jsonl so far."""
         return self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The events of metrics.jsonl so far, line by line; a last line that is still being written is left out.
+
+        Raises RunError with the line of whatever is no JSON object.
+        """
+        if not self.metrics_file.exists():
+            return []
+        data = self.metrics_file.read_bytes()
+        lines = files.decode_lines(data[: data.rfind(b"\n") + 1], str(self.metrics_file))
+        return [_object(line, f"{self.metrics_file}:{number}") for number, line in enumerate(lines, 1)]
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """summary.json, or None before training has ended; raises RunError where it is damaged."""
+        if not self.summary_file.exists():
+            return None
+        return _object("\n".join(files.read_lines(self.summary_file)), str(self.summary_file))
+
     def truncate_metrics(self, size: int) -> None:
         """Forget what was logged beyond the first `size` bytes: a resumed run logs it again."""
         if self.metrics_bytes > size:
@@ -140,6 +168,16 @@ def free_folder(name: str) -> Path:
         number += 1
         folder = RUNS / f"{name}-{number}"
     return folder
+
+
+def _object(text: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"{place}: damaged, not JSON; restore the file, or train the run anew") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{place}: damaged, no JSON object; restore the file, or train the run anew")
+    return value
 
 
 def _finite(value: Any) -> Any:

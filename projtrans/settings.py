@@ -3,14 +3,14 @@
 The sections are declared beside their users, except that of training: the loop takes the whole, so it stands here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from projtrans import config
 from projtrans.config import Raw, setting
 from projtrans.corpus import CorpusConfig
-from projtrans.errors import ConfigError
+from projtrans.errors import ConfigError, RunError
 from projtrans.optimizer import OptimizerConfig
 from projtrans.run import Run
 from projtrans.search import DecodingConfig
@@ -88,8 +88,8 @@ def resumed(run: Run, *, sets: Sequence[str], flags: Overrides) -> Config:
     """The configuration of a run, with changes of its limits alone; raises ConfigError for any other change."""
     before, after = _build(run.raw_config, [], []), _build(run.raw_config, sets, flags)
     allowed = {f"training.{name}" for name in LIMITS}
-    changes = _changes(config.dump(before), config.dump(after))
-    refused = [f"{path} ({change})" for path, change in changes if path not in allowed]
+    changes = differing([flat(config.dump(before)), flat(config.dump(after))])
+    refused = [f"{path} ({old} to {new})" for path, (old, new) in changes.items() if path not in allowed]
     if refused:
         raise ConfigError(
             f"--resume: cannot change {', '.join(refused)} in {run.folder}; train anew under another --run DIR"
@@ -111,10 +111,31 @@ def _at(raw: Any, keys: Iterable[str]) -> Any:
     return raw
 
 
-def _changes(before: Any, after: Any, path: str = "") -> list[tuple[str, str]]:
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return [] if before == after else [(path, f"{before} to {after}")]
-    keys = dict.fromkeys([*before, *after])
-    return [
-        change for key in keys for change in _changes(before.get(key), after.get(key), f"{path}.{key}" if path else key)
-    ]
+def of_run(run: Run) -> Config:
+    """The whole configuration of a run, defaults included; raises RunError where it does not fit this version."""
+    raw = run.raw_config
+    try:
+        return _build(raw, [], [])
+    except ConfigError as error:
+        raise RunError(f"run {run.folder}: config.yaml: {error}") from error
+
+
+def flat(raw: Raw, path: str = "") -> dict[str, Any]:
+    """Every setting of nested sections by its dotted path."""
+    found: dict[str, Any] = {}
+    for key, value in raw.items():
+        found |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return found
+
+
+def differing(configurations: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The settings that are not the same in all of the flat configurations: each one's value, None where it has none.
+
+    A setting that is null in one and missing in another differs too: the kinds of attention have settings of their own.
+    """
+    paths = dict.fromkeys(path for configuration in configurations for path in configuration)
+    return {
+        path: [configuration.get(path) for configuration in configurations]
+        for path in paths
+        if any(path not in other or other[path] != configurations[0].get(path) for other in configurations)
+    }

@@ -35,7 +35,7 @@ from projtrans.checkpoint import (
 )
 from projtrans.corpus import Pair
 from projtrans.errors import DataError, DivergedError, Interrupted
-from projtrans.evaluate import Evaluation, bleu, chrf, encode, evaluate, forced, references_of
+from projtrans.evaluate import Evaluation, bleu, chrf, encode, evaluate, forced, keep, references_of
 from projtrans.events import Finished, Progress, Report, Started, Testing, Validated
 from projtrans.loss import TokenLoss, cross_entropy
 from projtrans.multihead import constrain, initial_sigmas, sigmas
@@ -466,7 +466,8 @@ def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation
         report(Testing(done, total))
 
     translator = Translator.of_run(trainer.run, trainer.device)
-    evaluation, _ = evaluate(translator, pairs, run=str(trainer.run.folder), split="test", report=progress)
+    evaluation, texts = evaluate(translator, pairs, run=str(trainer.run.folder), split="test", report=progress)
+    keep(trainer.run, pairs, translator, evaluation, texts)
     return evaluation
 
 

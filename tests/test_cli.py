@@ -25,7 +25,7 @@ from conftest import KINDS, TINY, Result, Toy, cli, command, done, full_disk, ru
 
 from projtrans.tokenizer import Tokenizer
 
-COMMANDS = ("prepare", "train", "evaluate", "translate")
+COMMANDS = ("prepare", "train", "evaluate", "compare", "translate")
 PATIENCE = 120.0
 """Seconds after which a process that ought to have answered is taken to hang."""
 
@@ -244,6 +244,17 @@ BAD: list[tuple[str, list[str], int, str]] = [
     ("a beam of nothing", ["evaluate", "--beam-size", "0"], 2, "--beam-size"),
     ("scores to a folder", ["evaluate", "--json", "--beam-size", "1", "--output", "full"], 1, "full"),
     ("hypotheses below a file", ["evaluate", "--beam-size", "1", "--hypotheses", "file/below"], 1, "file"),
+    # comparison
+    ("one run to compare", ["compare", "runs/tiny-standard"], 2, "two run folders"),
+    ("a run compared with itself", ["compare", "runs/tiny-projection", "runs/latest"], 2, "named twice"),
+    ("a run that is not there", ["compare", "runs/tiny-standard", "runs/gone"], 1, "runs/gone"),
+    ("a run of another tokenizer", ["compare", "runs/tiny-standard", "runs/other"], 1, "tokenizer"),
+    ("a run of an unknown setting to compare", ["compare", "runs/tiny-standard", "runs/bad-config"], 1, "widht"),
+    ("a truncated model to compare", ["compare", "runs/tiny-standard", "runs/truncated"], 1, "model.safetensors"),
+    ("a figure of another format", ["compare", "runs/tiny-standard", "runs/tiny-projection", "--figure", "a.gif"], 2,
+     "--figure a.gif"),
+    ("a comparison to a folder", ["compare", "runs/tiny-standard", "runs/tiny-projection", "--output", "full"], 1,
+     "full"),
     # translation
     ("no run to translate with", ["translate", "--model", "runs/gone", "one"], 1, "runs/gone"),
     ("a run without a model", ["translate", "--model", "runs/no-model", "one"], 1, "model.safetensors"),
@@ -326,6 +337,7 @@ WRITING = [
     (["train", "--resume", "--set", "training.epochs=9"], 20_000),
     (["evaluate", "--beam-size", "1", "--output", "scores.json"], 100),
     (["evaluate", "--beam-size", "1", "--hypotheses", "hypotheses"], 100),
+    (["compare", "runs/tiny-standard", "runs/tiny-projection", "--output", "old"], 100),
     (["translate", "--input", "data/toy/test.src", "--output", "old"], 100),
 ]
 
@@ -752,6 +764,7 @@ def test_preparing_tells_counts_and_leakage(workshop: Path) -> None:
         ["prepare", "toy.tsv", "-o", "new"],
         with_set("training.epochs=1"),
         ["evaluate", "--beam-size", "1"],
+        ["compare", "runs/tiny-standard", "runs/tiny-projection"],
         ["translate", "one", "two " * 500],
     ],
 )

@@ -105,6 +105,8 @@ def test_the_command_leaves_the_files_of_the_contract(toy: Toy) -> None:
             "metrics.jsonl",
             "model.safetensors",
             "summary.json",
+            "test.hypotheses.txt",
+            "test.json",
             "tokenizer.model",
         ]
         assert [path.name for path in (toy.run(kind) / "checkpoints").iterdir()] == ["last.safetensors"]
