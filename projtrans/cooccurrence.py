@@ -1,0 +1,204 @@
+"""Initial embeddings from the training pieces: pieces that stand beside the same pieces begin near each other.
+
+    N_ij = how often pieces i and j stand together
+    PPMI_ij = max(0, log(N_ij N / N_i N_j) - shift)    Church & Hanks 1990 (mutual information of words)
+    PPMI ≈ U Σ Vᵀ,  E = U √Σ                           Levy & Goldberg 2014 (embedding as matrix factorisation)
+
+Why: Mehta 2025 ("Self-attention as distributional projection", arXiv 2511.13780) reads attention as the projection
+Q S Qᵀ of corpus-wide co-occurrences S ≈ E Eᵀ into a sentence Q. Here S is counted before training instead of learnt.
+Axes: N positions of all sentences in one row, V pieces, D width, R rank. Knows ids and tensors only; no text, no model.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from projtrans.errors import DataError
+
+WINDOW = 5
+"""Pieces on either side that count as standing together, where the settings name no other number."""
+
+BLOCK = 1 << 17
+"""Positions counted at once, so that a large corpus needs no more memory than its matrix."""
+
+OVERSAMPLING = 32
+"""Directions carried beyond the rank that is asked for: the last ones of a random subspace are the least exact."""
+
+ITERATIONS = 4
+"""Subspace iterations; PPMI spectra fall slowly, and every iteration sharpens the gap by its square."""
+
+NOTHING = 1e-6
+"""A vector shorter than this share of the longest one is rounding, not a vector."""
+
+
+class Side(NamedTuple):
+    """One language of the training pairs: its sentences one after the other."""
+
+    piece_N: Tensor
+    sentence_N: Tensor  # the number of the sentence, ascending
+    counted_N: Tensor  # False at reserved pieces, which keep their place but never count
+
+    def only_counted(self) -> "Side":
+        """The positions that count."""
+        return Side(*(tensor[self.counted_N] for tensor in self))
+
+
+def side(sentences: Sequence[Sequence[int]], reserved: Sequence[int], offset: int = 0) -> Side:
+    """The sentences as a side, `offset` added to every id."""
+    lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
+    piece_N = torch.from_numpy(np.fromiter(chain.from_iterable(sentences), np.int64, int(lengths.sum())))
+    sentence_N = torch.arange(len(sentences)).repeat_interleave(torch.from_numpy(lengths))
+    return Side(piece_N + offset, sentence_N, torch.isin(piece_N, torch.tensor(reserved), invert=True))
+
+
+# --------------------------------------------------------------------------------------------------------- counting
+
+
+def neighbours(text: Side, size: int, window: int) -> Tensor:
+    """N_ij = |{(t, s): x_t = i, x_s = j, 0 < |t - s| ≤ window}|, t and s in one sentence: sparse [V, V], symmetric."""
+    total = _nothing(size)
+    for block in _blocks(len(text.piece_N)):
+        for distance in range(1, window + 1):
+            right = Side(*(tensor[block.start + distance : block.stop + distance] for tensor in text))
+            left = Side(*(tensor[block.start : block.start + len(right.piece_N)] for tensor in text))
+            same = left.sentence_N == right.sentence_N
+            if not same.any():  # no sentence of the block is that long
+                break
+            together = same & left.counted_N & right.counted_N
+            total = total + _tally(left.piece_N[together], right.piece_N[together], size)
+    return (total + total.mT).coalesce()
+
+
+def translations(source: Side, target: Side, size: int) -> Tensor:
+    """N = Σ_n (c_n d_nᵀ + d_n c_nᵀ + diag(c_n + d_n)), c and d the counts of pair n's two sides: sparse [V, V].
+
+    A piece stands together with every piece of the other side and with itself, as in a bag of both sides (Dumais et al.
+    1997, cross-language latent semantic indexing): without the diagonal a piece and its translation, which seldom
+    stand beside themselves, would share no context.
+    """
+    source, target = source.only_counted(), target.only_counted()
+    first_N = torch.searchsorted(target.sentence_N, source.sentence_N)
+    times_N = torch.searchsorted(target.sentence_N, source.sentence_N, right=True) - first_N
+    total = _nothing(size)
+    for block in _blocks(len(source.piece_N)):
+        times = times_N[block]  # every source piece meets every target piece of its pair
+        skipped = (first_N[block] - (times.cumsum(0) - times)).repeat_interleave(times)
+        met = target.piece_N[skipped + torch.arange(len(skipped))]
+        total = total + _tally(source.piece_N[block].repeat_interleave(times), met, size)
+    itself = torch.cat([source.piece_N, target.piece_N])
+    return (total + total.mT + _tally(itself, itself, size)).coalesce()
+
+
+def _blocks(positions: int) -> Iterator[slice]:
+    return (slice(first, first + BLOCK) for first in range(0, positions, BLOCK))
+
+
+def _nothing(size: int) -> Tensor:
+    none = torch.empty(0, dtype=torch.int64)
+    return _tally(none, none, size)
+
+
+def _tally(row: Tensor, column: Tensor, size: int) -> Tensor:
+    """How often each (row, column) occurs: sparse [V, V], float64, which counts exactly up to 2^53."""
+    return _sparse(torch.stack([row, column]), torch.ones(len(row), dtype=torch.float64), size)
+
+
+def _sparse(index: Tensor, value: Tensor, size: int) -> Tensor:
+    return torch.sparse_coo_tensor(index, value, (size, size), check_invariants=True).coalesce()
+
+
+# ----------------------------------------------------------------------------------------------------- factorisation
+
+
+def ppmi(counts_VV: Tensor, shift: float = 0.0) -> Tensor:
+    """max(0, log(N_ij N / N_i N_j) - shift) of symmetric counts, N_i = Σ_j N_ij, N = Σ_ij N_ij: sparse [V, V].
+
+    shift: log k stands for k negative samples (Levy & Goldberg 2014).
+    """
+    counts_VV = counts_VV.coalesce()
+    (i, j), n = counts_VV.indices(), counts_VV.values()
+    log_total_V = torch.zeros(len(counts_VV), dtype=n.dtype).index_add_(0, i, n).log()
+    pmi = n.log() + n.sum().log() - log_total_V[i] - log_total_V[j] - shift
+    positive = pmi > 0
+    return _sparse(counts_VV.indices()[:, positive], pmi[positive], len(counts_VV))
+
+
+def truncated_svd(matrix_VV: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """U [V, R] and Σ [R] of the largest singular values, by randomised subspace iteration (Halko et al. 2011).
+
+    A function of its arguments alone: torch's generator is left where it was, and the largest entry of every column
+    of U is positive.
+    """
+    carried = min(rank + OVERSAMPLING, len(matrix_VV))
+    with torch.random.fork_rng(devices=[]):  # svd_lowrank takes no generator
+        torch.default_generator.manual_seed(seed)
+        u, s, _ = torch.svd_lowrank(matrix_VV, q=carried, niter=ITERATIONS)
+    u_VR, s_R = u[:, :rank], s[:rank]
+    largest_R = u_VR.gather(0, u_VR.abs().argmax(0, keepdim=True))
+    return u_VR * largest_R.sign(), s_R
+
+
+def vectors(counts_VV: Tensor, width: int, seed: int) -> Tensor:
+    """Rows U√Σ of PPMI ≈ UΣVᵀ: [V, D], columns beyond the number of pieces 0.
+
+    Raises DataError where no two pieces stand together more often than chance has it.
+    """
+    matrix_VV = ppmi(counts_VV)
+    if not matrix_VV.values().numel():
+        raise DataError(
+            "model.embeddings.init: cooccurrence needs training sentences in which some pieces stand together more "
+            "often than by chance, and these have none; set it to normal"
+        )
+    u_VR, s_R = truncated_svd(matrix_VV, width, seed)
+    return F.pad(u_VR * s_R.sqrt(), (0, width - len(s_R)))
+
+
+# ---------------------------------------------------------------------------------------------------- initialisation
+
+
+@torch.no_grad()
+def initialise(
+    source_VD: Tensor,
+    target_VD: Tensor,
+    sources: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    *,
+    window: int,
+    across: bool,
+    reserved: Sequence[int],
+    seed: int,
+) -> int:
+    """Give the embedding matrices the vectors of their pieces, and return how many pieces have one.
+
+    One matrix for both sides counts both sides together; two count each its own, unless `across` the pair is counted
+    too, where both come from one factorisation. Every matrix is scaled to a mean length of 1 over the rows given, as
+    N(0, 1/D) has it; the other rows are left as they are.
+    """
+    width, joint = source_VD.shape[1], source_VD is target_VD
+    if not joint and not across:
+        return sum(
+            _place(weight_VD, vectors(neighbours(side(sentences, reserved), len(weight_VD), window), width, seed))
+            for weight_VD, sentences in ((source_VD, sources), (target_VD, targets))
+        )
+    offset = 0 if joint else len(source_VD)
+    size = offset + len(target_VD)
+    source, target = side(sources, reserved), side(targets, reserved, offset)
+    counts_VV = neighbours(source, size, window) + neighbours(target, size, window)
+    if across:
+        counts_VV = counts_VV + translations(source, target, size)
+    rows_VD = vectors(counts_VV, width, seed)
+    given = _place(source_VD, rows_VD[: len(source_VD)])
+    return given if joint else given + _place(target_VD, rows_VD[offset:])
+
+
+def _place(weight_VD: Tensor, rows_VD: Tensor) -> int:
+    """Overwrite the rows of the weight for which there is a vector."""
+    length_V = rows_VD.norm(dim=1)
+    given_V = length_V > NOTHING * length_V.max()
+    weight_VD[given_V] = (rows_VD[given_V] / length_V[given_V].mean()).to(weight_VD)
+    return int(given_V.sum())
