@@ -5,7 +5,8 @@
     PPMI ≈ U Σ Vᵀ,  E = U √Σ                           Levy & Goldberg 2014 (embedding as matrix factorisation)
 
 Why: Mehta 2025 ("Self-attention as distributional projection", arXiv 2511.13780) reads attention as the projection
-Q S Qᵀ of corpus-wide co-occurrences S ≈ E Eᵀ into a sentence Q. Here S is counted before training instead of learnt.
+Q S Qᵀ of corpus-wide co-occurrences S into a sentence Q. Here S is counted before training instead of learnt from
+nothing; E Eᵀ = (S Sᵀ)^½, which is S itself where S has no negative eigenvalue.
 Axes: N positions of all sentences in one row, V pieces, D width, R rank. Knows ids and tensors only; no text, no model.
 """
 
@@ -32,8 +33,11 @@ OVERSAMPLING = 32
 ITERATIONS = 4
 """Subspace iterations; PPMI spectra fall slowly, and every iteration sharpens the gap by its square."""
 
-NOTHING = 1e-6
-"""A vector shorter than this share of the longest one is rounding, not a vector."""
+CHANCE = 1e-12
+"""What rounding makes of a PMI of 0."""
+
+NOTHING = 1e-3
+"""A vector shorter than this share of the longest one is what rounding or truncation left over, not a vector."""
 
 
 class Side(NamedTuple):
@@ -63,15 +67,19 @@ def neighbours(text: Side, size: int, window: int) -> Tensor:
     """N_ij = |{(t, s): x_t = i, x_s = j, 0 < |t - s| ≤ window}|, t and s in one sentence: sparse [V, V], symmetric."""
     total = _nothing(size)
     for block in _blocks(len(text.piece_N)):
-        for distance in range(1, window + 1):
-            right = Side(*(tensor[block.start + distance : block.stop + distance] for tensor in text))
-            left = Side(*(tensor[block.start : block.start + len(right.piece_N)] for tensor in text))
-            same = left.sentence_N == right.sentence_N
-            if not same.any():  # no sentence of the block is that long
-                break
-            together = same & left.counted_N & right.counted_N
-            total = total + _tally(left.piece_N[together], right.piece_N[together], size)
+        total = total + _tally(torch.cat(list(_ahead(text, block, window)), 1), size)
     return (total + total.mT).coalesce()
+
+
+def _ahead(text: Side, block: slice, window: int) -> Iterator[Tensor]:
+    """The pieces of the block with those 1, 2, ... `window` positions ahead of them in their sentences: [2, n] each."""
+    for distance in range(1, window + 1):
+        right = Side(*(tensor[block.start + distance : block.stop + distance] for tensor in text))
+        left = Side(*(tensor[block.start : block.start + len(right.piece_N)] for tensor in text))
+        same = left.sentence_N == right.sentence_N
+        yield torch.stack([left.piece_N, right.piece_N])[:, same & left.counted_N & right.counted_N]
+        if not same.any():  # no sentence of the block is that long
+            return
 
 
 def translations(source: Side, target: Side, size: int) -> Tensor:
@@ -89,9 +97,9 @@ def translations(source: Side, target: Side, size: int) -> Tensor:
         times = times_N[block]  # every source piece meets every target piece of its pair
         skipped = (first_N[block] - (times.cumsum(0) - times)).repeat_interleave(times)
         met = target.piece_N[skipped + torch.arange(len(skipped))]
-        total = total + _tally(source.piece_N[block].repeat_interleave(times), met, size)
-    itself = torch.cat([source.piece_N, target.piece_N])
-    return (total + total.mT + _tally(itself, itself, size)).coalesce()
+        total = total + _tally(torch.stack([source.piece_N[block].repeat_interleave(times), met]), size)
+    itself = torch.cat([source.piece_N, target.piece_N]).expand(2, -1)
+    return (total + total.mT + _tally(itself, size)).coalesce()
 
 
 def _blocks(positions: int) -> Iterator[slice]:
@@ -99,17 +107,18 @@ def _blocks(positions: int) -> Iterator[slice]:
 
 
 def _nothing(size: int) -> Tensor:
-    none = torch.empty(0, dtype=torch.int64)
-    return _tally(none, none, size)
+    return _tally(torch.empty(2, 0, dtype=torch.int64), size)
 
 
-def _tally(row: Tensor, column: Tensor, size: int) -> Tensor:
+def _tally(together_2N: Tensor, size: int) -> Tensor:
     """How often each (row, column) occurs: sparse [V, V], float64, which counts exactly up to 2^53."""
-    return _sparse(torch.stack([row, column]), torch.ones(len(row), dtype=torch.float64), size)
+    cell, times = (together_2N[0] * size + together_2N[1]).unique(return_counts=True)
+    return _sparse(torch.stack([cell // size, cell % size]), times.double(), size)
 
 
 def _sparse(index: Tensor, value: Tensor, size: int) -> Tensor:
-    return torch.sparse_coo_tensor(index, value, (size, size), check_invariants=True).coalesce()
+    """The sparse matrix [V, V] of these values, whose indices are distinct and in order."""
+    return torch.sparse_coo_tensor(index, value, (size, size), check_invariants=True, is_coalesced=True)
 
 
 # ----------------------------------------------------------------------------------------------------- factorisation
@@ -124,7 +133,7 @@ def ppmi(counts_VV: Tensor, shift: float = 0.0) -> Tensor:
     (i, j), n = counts_VV.indices(), counts_VV.values()
     log_total_V = torch.zeros(len(counts_VV), dtype=n.dtype).index_add_(0, i, n).log()
     pmi = n.log() + n.sum().log() - log_total_V[i] - log_total_V[j] - shift
-    positive = pmi > 0
+    positive = pmi > CHANCE
     return _sparse(counts_VV.indices()[:, positive], pmi[positive], len(counts_VV))
 
 
@@ -144,7 +153,7 @@ def truncated_svd(matrix_VV: Tensor, rank: int, seed: int) -> tuple[Tensor, Tens
 
 
 def vectors(counts_VV: Tensor, width: int, seed: int) -> Tensor:
-    """Rows U√Σ of PPMI ≈ UΣVᵀ: [V, D], columns beyond the number of pieces 0.
+    """Rows U√Σ of PPMI ≈ UΣVᵀ: float32 [V, D], columns beyond the number of pieces 0.
 
     Raises DataError where no two pieces stand together more often than chance has it.
     """
@@ -154,7 +163,7 @@ def vectors(counts_VV: Tensor, width: int, seed: int) -> Tensor:
             "model.embeddings.init: cooccurrence needs training sentences in which some pieces stand together more "
             "often than by chance, and these have none; set it to normal"
         )
-    u_VR, s_R = truncated_svd(matrix_VV, width, seed)
+    u_VR, s_R = truncated_svd(matrix_VV.float(), width, seed)
     return F.pad(u_VR * s_R.sqrt(), (0, width - len(s_R)))
 
 
