@@ -63,7 +63,6 @@ def initialise(
         [example.source for example in examples],
         [example.target for example in examples],
         window=settings.window or cooccurrence.WINDOW,
-        across=bool(settings.across),
         reserved=(tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id),
         seed=seed,
     )

@@ -47,17 +47,13 @@ class Side(NamedTuple):
     sentence_N: Tensor  # the number of the sentence, ascending
     counted_N: Tensor  # False at reserved pieces, which keep their place but never count
 
-    def only_counted(self) -> "Side":
-        """The positions that count."""
-        return Side(*(tensor[self.counted_N] for tensor in self))
 
-
-def side(sentences: Sequence[Sequence[int]], reserved: Sequence[int], offset: int = 0) -> Side:
-    """The sentences as a side, `offset` added to every id."""
+def side(sentences: Sequence[Sequence[int]], reserved: Sequence[int]) -> Side:
+    """The sentences as a side."""
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
     piece_N = torch.from_numpy(np.fromiter(chain.from_iterable(sentences), np.int64, int(lengths.sum())))
     sentence_N = torch.arange(len(sentences)).repeat_interleave(torch.from_numpy(lengths))
-    return Side(piece_N + offset, sentence_N, torch.isin(piece_N, torch.tensor(reserved), invert=True))
+    return Side(piece_N, sentence_N, torch.isin(piece_N, torch.tensor(reserved), invert=True))
 
 
 # --------------------------------------------------------------------------------------------------------- counting
@@ -80,26 +76,6 @@ def _ahead(text: Side, block: slice, window: int) -> Iterator[Tensor]:
         yield torch.stack([left.piece_N, right.piece_N])[:, same & left.counted_N & right.counted_N]
         if not same.any():  # no sentence of the block is that long
             return
-
-
-def translations(source: Side, target: Side, size: int) -> Tensor:
-    """N = Σ_n (c_n d_nᵀ + d_n c_nᵀ + diag(c_n + d_n)), c and d the counts of pair n's two sides: sparse [V, V].
-
-    A piece stands together with every piece of the other side and with itself, as in a bag of both sides (Dumais et al.
-    1997, cross-language latent semantic indexing): without the diagonal a piece and its translation, which seldom
-    stand beside themselves, would share no context.
-    """
-    source, target = source.only_counted(), target.only_counted()
-    first_N = torch.searchsorted(target.sentence_N, source.sentence_N)
-    times_N = torch.searchsorted(target.sentence_N, source.sentence_N, right=True) - first_N
-    total = _nothing(size)
-    for block in _blocks(len(source.piece_N)):
-        times = times_N[block]  # every source piece meets every target piece of its pair
-        skipped = (first_N[block] - (times.cumsum(0) - times)).repeat_interleave(times)
-        met = target.piece_N[skipped + torch.arange(len(skipped))]
-        total = total + _tally(torch.stack([source.piece_N[block].repeat_interleave(times), met]), size)
-    itself = torch.cat([source.piece_N, target.piece_N]).expand(2, -1)
-    return (total + total.mT + _tally(itself, size)).coalesce()
 
 
 def _blocks(positions: int) -> Iterator[slice]:
@@ -178,31 +154,23 @@ def initialise(
     targets: Sequence[Sequence[int]],
     *,
     window: int,
-    across: bool,
     reserved: Sequence[int],
     seed: int,
 ) -> int:
     """Give the embedding matrices the vectors of their pieces, and return how many pieces have one.
 
-    One matrix for both sides counts both sides together; two count each its own, unless `across` the pair is counted
-    too, where both come from one factorisation. Every matrix is scaled to a mean length of 1 over the rows given, as
-    N(0, 1/D) has it; the other rows are left as they are.
+    One matrix for both sides counts both sides together, two count a side each. Every matrix is scaled to a mean
+    length of 1 over the rows given, as N(0, 1/D) has it; the other rows are left as they are.
     """
-    width, joint = source_VD.shape[1], source_VD is target_VD
-    if not joint and not across:
-        return sum(
-            _place(weight_VD, vectors(neighbours(side(sentences, reserved), len(weight_VD), window), width, seed))
-            for weight_VD, sentences in ((source_VD, sources), (target_VD, targets))
-        )
-    offset = 0 if joint else len(source_VD)
-    size = offset + len(target_VD)
-    source, target = side(sources, reserved), side(targets, reserved, offset)
-    counts_VV = neighbours(source, size, window) + neighbours(target, size, window)
-    if across:
-        counts_VV = counts_VV + translations(source, target, size)
-    rows_VD = vectors(counts_VV, width, seed)
-    given = _place(source_VD, rows_VD[: len(source_VD)])
-    return given if joint else given + _place(target_VD, rows_VD[offset:])
+    tables = [(source_VD, [sources]), (target_VD, [targets])]
+    if source_VD is target_VD:
+        tables = [(source_VD, [sources, targets])]
+    given = 0
+    for weight_VD, texts in tables:
+        size, width = weight_VD.shape
+        counts_VV = sum((neighbours(side(text, reserved), size, window) for text in texts), _nothing(size))
+        given += _place(weight_VD, vectors(counts_VV, width, seed))
+    return given
 
 
 def _place(weight_VD: Tensor, rows_VD: Tensor) -> int:

@@ -43,14 +43,10 @@ class EmbeddingsConfig:
     window: int | None = setting(
         None, f"cooccurrence: pieces on either side that stand together with a piece; null: {WINDOW}", minimum=1
     )
-    across: bool | None = setting(
-        None, "cooccurrence: a piece stands together with all pieces of its pair's other side too; null: false"
-    )
 
     def __post_init__(self) -> None:
-        for name in ("window", "across"):
-            if self.init != "cooccurrence" and getattr(self, name) is not None:
-                raise ConfigError(f"{name}: belongs to init cooccurrence, not to {self.init}; leave it out or set init")
+        if self.init != "cooccurrence" and self.window is not None:
+            raise ConfigError(f"window: belongs to init cooccurrence, not to {self.init}; leave it out or set init")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def sections(draw: st.DrawFn, section: Any) -> Any:
         }
         drawn["sigma"] = SigmaConfig(**large)
     if section is EmbeddingsConfig and drawn["init"] != "cooccurrence":
-        drawn |= {"window": None, "across": None}
+        drawn["window"] = None
     if section is CorpusConfig and drawn["direction"] in ("en-es", "es-en"):
         drawn["name"] = draw(st.sampled_from(["phrasebook", "tatoeba-spa-eng"]))
     if section is Config and drawn["model"].mask_padding:
@@ -256,12 +256,6 @@ TOGETHER = [
         {"model": {"embeddings": {"window": 3}}},
         "model.embeddings.window: ",
         "cooccurrence, not to normal",
-    ),
-    (
-        "across the pair without co-occurrences",
-        {"model": {"embeddings": {"init": "uniform", "across": False}}},
-        "model.embeddings.across: ",
-        "cooccurrence, not to uniform",
     ),
     ("no corpus", {"corpus": {"name": " "}}, "corpus.name: ", "phrasebook"),
     (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from projtrans import cooccurrence
-from projtrans.cooccurrence import initialise, neighbours, ppmi, side, translations, truncated_svd, vectors
+from projtrans.cooccurrence import initialise, neighbours, ppmi, side, truncated_svd, vectors
 from projtrans.errors import DataError
 
 SIZE = 12
@@ -21,7 +21,6 @@ RESERVED = (0, 1, 2, 3)
 Sentences = list[list[int]]
 
 sentences = st.lists(st.lists(st.integers(0, SIZE - 1), max_size=9), max_size=8)
-pairs = st.lists(st.tuples(*[st.lists(st.integers(0, SIZE - 1), max_size=6)] * 2), max_size=6)
 blocks = st.sampled_from([1, 2, 3, 7, 1 << 17])
 
 
@@ -55,18 +54,6 @@ def neighbours_by_hand(texts: Sentences, window: int) -> np.ndarray:
     return counts
 
 
-def translations_by_hand(sources: Sentences, targets: Sentences) -> np.ndarray:
-    counts = np.zeros((SIZE, SIZE))
-    for source, target in zip(sources, targets, strict=True):
-        left, right = ([piece for piece in text if piece not in RESERVED] for text in (source, target))
-        for i, j in itertools.product(left, right):
-            counts[i, j] += 1
-            counts[j, i] += 1
-        for piece in left + right:
-            counts[piece, piece] += 1
-    return counts
-
-
 @settings(max_examples=60)
 @given(sentences, st.integers(1, 12), blocks)
 @example([], 5, 1)
@@ -78,27 +65,11 @@ def test_neighbours_are_those_counted_by_hand(texts: Sentences, window: int, blo
     assert (found == neighbours_by_hand(texts, window)).all()
 
 
-@settings(max_examples=60)
-@given(pairs, blocks)
-@example([([], [4]), ([4], []), ([4, 4], [4, 5, 5])], 1)
-def test_translations_are_those_counted_by_hand(both: list[tuple[list[int], list[int]]], block: int) -> None:
-    sources, targets = [list(source) for source, _ in both], [list(target) for _, target in both]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cooccurrence, "BLOCK", block)
-        found = dense(translations(side(sources, RESERVED), side(targets, RESERVED), SIZE))
-    assert (found == translations_by_hand(sources, targets)).all()
-
-
 def test_a_reserved_piece_keeps_its_place() -> None:
     """An unknown word between two pieces leaves them two apart."""
     text = side([[4, 1, 5]], RESERVED)
     assert dense(neighbours(text, SIZE, 1)).sum() == 0
     assert dense(neighbours(text, SIZE, 2))[4, 5] == 1
-
-
-def test_an_offset_moves_the_pieces_but_reserves_the_same() -> None:
-    moved = dense(neighbours(side([[4, 5, 3]], RESERVED, offset=4), SIZE, 5))
-    assert moved[8, 9] == moved[9, 8] == moved.sum() / 2 == 1
 
 
 # ------------------------------------------------------------------------------------------------------------- PPMI
@@ -193,7 +164,7 @@ def test_vectors_are_the_square_root_of_the_matrix() -> None:
 
 # ---------------------------------------------------------------------------------------------------- initialisation
 
-OPTIONS: dict[str, Any] = {"window": 5, "across": False, "reserved": RESERVED, "seed": 1}
+OPTIONS: dict[str, Any] = {"window": 5, "reserved": RESERVED, "seed": 1}
 
 
 def fresh(size: int, width: int = 8, seed: int = 1) -> Tensor:
@@ -222,39 +193,6 @@ def test_two_matrices_count_a_side_each() -> None:
         alone = fresh(len(weight))
         initialise(alone, alone, texts, [[]] * 80, **OPTIONS)
         torch.testing.assert_close(weight, alone, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("joint", [True, False])
-def test_across_the_pair_a_piece_begins_beside_its_translation(joint: bool) -> None:
-    """Words in no order, as many as dimensions: nothing but the pairs tells what belongs together."""
-    generator = random.Random(1)
-    texts = [[generator.randrange(4, 24) for _ in range(6)] for _ in range(400)]
-    order = list(range(24))
-    order[4:] = generator.sample(range(4, 24), 20)
-    shift = 20 if joint else 0
-    targets = [[order[piece] + shift for piece in generator.sample(text, 6)] for text in texts]
-    source, target = (fresh(44, 20), None) if joint else (fresh(24, 20), fresh(24, 20))
-    target = source if target is None else target
-    nearest = {}
-    for across in (False, True):
-        initialise(source, target, texts, targets, **OPTIONS | {"across": across, "window": 1})
-        candidates = torch.nn.functional.normalize(target[4 + shift : 24 + shift], dim=1)
-        found = (source[4:24] @ candidates.mT).argmax(1)
-        nearest[across] = sum(4 + int(found[word - 4]) == order[word] for word in range(4, 24))
-    assert nearest[True] == 20
-    assert nearest[False] < 10
-
-
-def test_across_the_pair_two_matrices_come_from_one_factorisation() -> None:
-    sources, targets = zipf(60, 20, seed=1), zipf(60, 26, seed=2)
-    left, right = fresh(20), fresh(26)
-    assert initialise(left, right, sources, targets, **OPTIONS | {"across": True}) == 16 + 22
-    both = fresh(46)
-    moved = [[piece + 20 for piece in text] for text in targets]
-    initialise(both, both, sources, moved, **OPTIONS | {"across": True})
-    for weight, rows in ((left, both[4:20]), (right, both[24:])):
-        torch.testing.assert_close(weight[4:], rows / rows.norm(dim=1).mean(), rtol=0, atol=1e-5)
-        assert weight[4:].norm(dim=1).mean().item() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("texts", [[], [[]], [[4], [5]], [[4, 4, 4]], [[4, 1, 2]]], ids=str)

@@ -125,7 +125,7 @@ MANNERS = [
     ("rmsprop", ["training.optimizer=rmsprop", "training.weight_decay=0.0", "training.schedule=constant"]),
     ("accumulation", ["training.accumulation=2", "training.batch_tokens=80"]),
     ("random batches", ["training.by_length=false", "training.batch_sentences=16"]),
-    ("embeddings from co-occurrence", ["model.embeddings.init=cooccurrence", "model.embeddings.across=true"]),
+    ("embeddings from co-occurrence", ["model.embeddings.init=cooccurrence"]),
     ("patience and BLEU", ["training.patience=2", "training.best=bleu"]),
 ]
 
