@@ -5,7 +5,7 @@ the state file holds everything that training needs to go on as if it had never 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from projtrans import files
+from projtrans import cooccurrence, files
+from projtrans.batching import Example
 from projtrans.corpus import CorpusConfig
 from projtrans.errors import ConfigError, RunError
 from projtrans.run import Run
@@ -42,6 +43,30 @@ def build_model(config: ModelConfig, corpus: CorpusConfig, tokenizer: Tokenizer)
         max_length=corpus.max_length,
         joint=tokenizer.joint,
     )
+
+
+def initialise(
+    model: Transformer, tokenizer: Tokenizer, examples: Sequence[Example], seed: int
+) -> tuple[int, int] | None:
+    """Give a new model the embeddings that its settings take from the training pairs.
+
+    Returns how many pieces have one and how many there are (of both sides, where they have a matrix each), or None
+    where the settings ask for nothing.
+    """
+    settings = model.config.embeddings
+    if settings.init != "cooccurrence":
+        return None
+    source_VD, target_VD = model.source_embedding.weight, model.target_embedding.weight
+    pieces = cooccurrence.initialise(
+        source_VD,
+        target_VD,
+        [example.source for example in examples],
+        [example.target for example in examples],
+        window=settings.window or cooccurrence.WINDOW,
+        reserved=(tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id),
+        seed=seed,
+    )
+    return pieces, sum(len(weight) for weight in {source_VD, target_VD})
 
 
 def save_model(run: Run, weights: dict[str, Tensor], tokenizer: Tokenizer, record: dict[str, Any]) -> None:

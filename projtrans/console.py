@@ -185,6 +185,10 @@ class TrainingDisplay:
         if not self.quiet:
             getattr(self, f"_{type(event).__name__.lower()}")(event)
 
+    def _initialised(self, event: Any) -> None:
+        figures = f"{event.given:,} of {event.pieces:,} pieces, {event.seconds:.1f} s"
+        self._print(f"embeddings from co-occurrence: {figures}")
+
     def _started(self, event: Any) -> None:
         self._print(f"{event.run}: {event.parameters:,} parameters on {event.device}, {event.precision}")
         for role, sigma in event.sigma.items():

@@ -8,6 +8,15 @@ from projtrans.evaluate import Evaluation
 
 
 @dataclass(frozen=True)
+class Initialised:
+    """The embeddings of a new model were computed from the training pairs."""
+
+    given: int  # pieces that have a vector from there; the others begin at random
+    pieces: int  # all, of both sides where they have a matrix each
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Started:
     """Training begins, or goes on."""
 
@@ -76,5 +85,5 @@ class Finished:
     test: Evaluation | None
 
 
-Event = Started | Progress | Validated | Testing | Finished
+Event = Initialised | Started | Progress | Validated | Testing | Finished
 Report = Callable[[Event], None]

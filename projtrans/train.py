@@ -23,6 +23,7 @@ from projtrans.checkpoint import (
     State,
     below,
     build_model,
+    initialise,
     load_state,
     load_weights,
     named,
@@ -36,7 +37,7 @@ from projtrans.checkpoint import (
 from projtrans.corpus import Pair
 from projtrans.errors import DataError, DivergedError, Interrupted
 from projtrans.evaluate import Evaluation, bleu, chrf, encode, evaluate, forced, keep, references_of
-from projtrans.events import Finished, Progress, Report, Started, Testing, Validated
+from projtrans.events import Finished, Initialised, Progress, Report, Started, Testing, Validated
 from projtrans.loss import TokenLoss, cross_entropy
 from projtrans.multihead import constrain, initial_sigmas, sigmas
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
@@ -105,6 +106,15 @@ class Trainer:
         self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
         self.window = _Window()
         self.stop_signal: Callable[[], int | None] = lambda: None
+
+    def initialise(self) -> None:
+        """Give a new model the embeddings that its settings take from the training pairs."""
+        begun = time.perf_counter()
+        found = initialise(self.model, self.tokenizer, self.examples, self.training.seed)
+        if found:
+            if self.average:
+                self.average.model.load_state_dict(self.model.state_dict())
+            self.report(Initialised(*found, time.perf_counter() - begun))
 
     # The loop
 
@@ -428,6 +438,7 @@ def train(
     if resume:
         trainer.restore()
     else:  # only now: settings that make no model leave no folder
+        trainer.initialise()
         run.create(config.dump(settings), tokenizer)
     report(_started(trainer))
     reason = trainer.train()

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from projtrans.attention import ProjectionConfig
 from projtrans.config import setting
+from projtrans.cooccurrence import WINDOW
 from projtrans.errors import ConfigError
 from projtrans.multihead import AttentionConfig, KeysValues, Role, build_attention
 
@@ -35,9 +36,18 @@ class EmbeddingsConfig:
     tie: Literal["all", "output", "none"] = setting(
         "all", "one matrix for source, target and output (needs a joint vocabulary), for target and output, or none"
     )
-    init: Literal["normal", "uniform"] = setting(
-        "normal", "N(0, 1/width) with inputs scaled by √width (Vaswani et al. 2017), or U(±0.05) unscaled (Keras)"
+    init: Literal["normal", "uniform", "cooccurrence"] = setting(
+        "normal",
+        "N(0, 1/width) with inputs scaled by √width (Vaswani et al. 2017), U(±0.05) unscaled (Keras), or normal with "
+        "vectors from the co-occurrences of the training pieces (PPMI and SVD; docs/attention.md)",
     )
+    window: int | None = setting(
+        None, f"cooccurrence: pieces on either side that stand together with a piece; null: {WINDOW}", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        if self.init != "cooccurrence" and self.window is not None:
+            raise ConfigError(f"window: belongs to init cooccurrence, not to {self.init}; leave it out or set init")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +108,7 @@ class Transformer(nn.Module):
                 "unigram); set it to output or none"
             )
         self.config = config
-        self.scale = math.sqrt(config.width) if config.embeddings.init == "normal" else 1.0
+        self.scale = math.sqrt(config.width) if config.embeddings.init != "uniform" else 1.0
         self.source_embedding = nn.Embedding(source_size, config.width)
         self.target_embedding = self.source_embedding if tie == "all" else nn.Embedding(target_size, config.width)
         self.source_positions = Positions(config, max_length)
@@ -123,10 +133,10 @@ class Transformer(nn.Module):
             if callable(reset) and not isinstance(module, nn.Linear | Transformer):
                 reset()
         for embedding in (self.source_embedding, self.target_embedding):
-            if self.config.embeddings.init == "normal":
-                nn.init.normal_(embedding.weight, std=self.config.width**-0.5)
-            else:
+            if self.config.embeddings.init == "uniform":
                 nn.init.uniform_(embedding.weight, -0.05, 0.05)
+            else:  # cooccurrence too: pieces that training never shows keep these
+                nn.init.normal_(embedding.weight, std=self.config.width**-0.5)
 
     def encode(self, source_BS: Tensor, mask_BS: Tensor | None) -> Memory:
         """The memory of a batch of sources; mask: True at real pieces, None where padding is attended to."""

@@ -24,7 +24,7 @@ from projtrans.corpus import CorpusConfig
 from projtrans.errors import ConfigError
 from projtrans.search import DecodingConfig
 from projtrans.settings import Config, TrainingConfig
-from projtrans.transformer import ModelConfig
+from projtrans.transformer import EmbeddingsConfig, ModelConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -89,6 +89,8 @@ def sections(draw: st.DrawFn, section: Any) -> Any:
             name: max(sigma, 0.1) if isinstance(sigma, float) else sigma for name, sigma in dump(drawn["sigma"]).items()
         }
         drawn["sigma"] = SigmaConfig(**large)
+    if section is EmbeddingsConfig and drawn["init"] != "cooccurrence":
+        drawn["window"] = None
     if section is CorpusConfig and drawn["direction"] in ("en-es", "es-en"):
         drawn["name"] = draw(st.sampled_from(["phrasebook", "tatoeba-spa-eng"]))
     if section is Config and drawn["model"].mask_padding:
@@ -223,6 +225,7 @@ RANGES = [
     ("both ends are named", {"model": {"dropout": -0.1}}, "model.dropout", "≥ 0 and < 1"),
     ("σ is not 0", {"model": {"attention": {"sigma": {"cross": 0.0}}}}, "model.attention.sigma.cross", "> 0"),
     ("in a union too", {"training": {"clip_norm": 0}}, "training.clip_norm", "> 0"),
+    ("a window of nothing", {"model": {"embeddings": {"window": 0}}}, "model.embeddings.window", "≥ 1"),
     ("as text", {"training": {"learning_rate": "-1e-3"}}, "training.learning_rate", "> 0"),
 ]
 
@@ -252,6 +255,12 @@ TOGETHER = [
         "mask_padding",
     ),
     ("random batches of no size", {"training": {"by_length": False}}, "training.by_length: ", "batch_sentences"),
+    (
+        "a window without co-occurrences",
+        {"model": {"embeddings": {"window": 3}}},
+        "model.embeddings.window: ",
+        "cooccurrence, not to normal",
+    ),
     ("no corpus", {"corpus": {"name": " "}}, "corpus.name: ", "phrasebook"),
     (
         "direction of another corpus",

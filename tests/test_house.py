@@ -20,7 +20,7 @@ modules = pytest.mark.parametrize("name", NAMES)
 LAYERS = [
     ["errors"],
     ["config", "files", "device", "inflection", "frames", "products"],
-    ["lexicon", "multihead", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
+    ["lexicon", "multihead", "cooccurrence", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
     ["phrasebook", "attention", "batching"],
     ["transformer"],
     ["run"],
@@ -35,7 +35,7 @@ LAYERS = [
     ["__main__"],
 ]
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
-TENSOR_WING = {"products", "multihead", "attention", "transformer", "loss", "optimizer", "search"}
+TENSOR_WING = {"products", "multihead", "attention", "cooccurrence", "transformer", "loss", "optimizer", "search"}
 TEXT_WING = {"tokenizer", "corpus", "tatoeba", "phrasebook", "lexicon", "inflection", "frames"}
 MOST_LINES_OF_A_FILE = 500
 MOST_LINES_OF_A_FUNCTION = 80

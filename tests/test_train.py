@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -124,6 +125,7 @@ MANNERS = [
     ("rmsprop", ["training.optimizer=rmsprop", "training.weight_decay=0.0", "training.schedule=constant"]),
     ("accumulation", ["training.accumulation=2", "training.batch_tokens=80"]),
     ("random batches", ["training.by_length=false", "training.batch_sentences=16"]),
+    ("embeddings from co-occurrence", ["model.embeddings.init=cooccurrence"]),
     ("patience and BLEU", ["training.patience=2", "training.best=bleu"]),
 ]
 
@@ -257,6 +259,80 @@ def test_resuming_with_the_data_of_another_tokenizer_is_refused(bench: Bench) ->
     bench.tokenizer = Tokenizer.train("bpe", texts, texts, 350)
     with pytest.raises(DataError, match="tokenizer"):
         bench.train(settings, run, resume=True)
+
+
+# ------------------------------------------------------------------------------------- embeddings from co-occurrence
+
+COOCCURRENCE = "model.embeddings.init=cooccurrence"
+
+
+@pytest.mark.parametrize("tie", ["all", "output", "none"])
+def test_embeddings_from_cooccurrence_change_nothing_else(bench: Bench, tie: str) -> None:
+    """Neither another weight nor a number that torch draws afterwards: data and dropout come as with `normal`."""
+    tied = f"model.embeddings.tie={tie}"
+    normal, trainer = bench.trainer(settings_of(tied)), bench.trainer(settings_of(tied, COOCCURRENCE))
+    before = torch.get_rng_state()
+    trainer.initialise()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert trainer.batches(1) == normal.batches(1)
+    changed = {
+        name: (ours != theirs).any(1)
+        for (name, ours), theirs in zip(trainer.model.named_parameters(), normal.model.parameters(), strict=True)
+        if not torch.equal(ours, theirs)
+    }
+    assert changed.keys() == {"source_embedding.weight"} | ({"target_embedding.weight"} if tie != "all" else set())
+    examples = trainer.examples
+    sides = {
+        "source_embedding.weight": [e.source for e in examples],
+        "target_embedding.weight": [e.target for e in examples],
+    }
+    if tie == "all":
+        sides = {"source_embedding.weight": list(itertools.chain(*sides.values()))}
+    for name, rows in changed.items():
+        seen = set(itertools.chain(*sides[name])) - {0, 1, 2, 3}
+        assert set(rows.nonzero()[:, 0].tolist()) == seen, "reserved and unseen pieces keep their random vectors"
+
+
+def test_the_average_begins_where_the_model_does(bench: Bench) -> None:
+    trainer = bench.trainer(settings_of(COOCCURRENCE))
+    trainer.initialise()
+    assert trainer.average is not None
+    for ours, theirs in zip(trainer.average.model.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_embeddings_are_computed_for_a_new_run_alone_and_told(bench: Bench) -> None:
+    seen: list[Event] = []
+    run = bench.train(settings_of(COOCCURRENCE, "training.epochs=1"), report=seen.append)
+    (told,) = [event for event in seen if isinstance(event, events.Initialised)]
+    assert seen[0] is told
+    assert 4 < told.given < told.pieces == bench.tokenizer.source_size
+    assert told.seconds > 0
+    loaded = Translator.of_run(run, CPU).model.source_embedding.weight
+    assert torch.equal(loaded, load_file(run.model_file)["source_embedding.weight"]), "no training pair is needed"
+    seen.clear()
+    bench.train(settings_of(COOCCURRENCE, "training.epochs=2"), run, resume=True, report=seen.append)
+    assert isinstance(seen[0], Started)
+
+
+def test_a_corpus_without_cooccurrences_leaves_one_line_and_no_run(workshop: Path) -> None:
+    Path("lone.tsv").write_text(
+        "".join(f"{letter}\t{letter.upper()}\n" for letter in "abcdefghijklmn"), encoding="utf-8"
+    )
+    done("prepare", "lone.tsv", "--tokenizer", "word", "--vocab-size", 400)
+    sets = [COOCCURRENCE, "model.embeddings.tie=none"]
+    result = cli("train", "--data", "data/lone", "--run", "lone", *[item for one in sets for item in ("--set", one)])
+    assert result.status == 1, result.err
+    assert len(result.errors) == 1
+    assert "model.embeddings.init" in result.errors[0]
+    assert not Path("lone").exists()
+
+
+def test_the_command_says_that_embeddings_come_from_cooccurrence(workshop: Path) -> None:
+    sets = ["--set", COOCCURRENCE, "--set", "training.updates=1", "--set", "training.evaluate_test=false"]
+    result = done("train", "--config", "tiny.yaml", "--run", "told", "--threads", 1, *sets)
+    (line,) = [line for line in result.err.splitlines() if line.startswith("embeddings from co-occurrence: ")]
+    assert re.search(r": \d+ of \d+ pieces, \d+\.\d s$", line)
 
 
 # --------------------------------------------------------------------------------------------- the gradient, the loss

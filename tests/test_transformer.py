@@ -380,7 +380,8 @@ def test_positions_are_no_part_of_the_state_and_learned_ones_are() -> None:
 
 
 def test_fresh_embeddings_are_drawn_as_configured() -> None:
-    for init, variance, scale in (("normal", 1 / 64, 8.0), ("uniform", 0.05**2 / 3, 1.0)):
+    drawn = [("normal", 1 / 64, 8.0), ("uniform", 0.05**2 / 3, 1.0), ("cooccurrence", 1 / 64, 8.0)]
+    for init, variance, scale in drawn:
         torch.manual_seed(0)
         config = build(ModelConfig, {"width": 64, "embeddings": {"tie": "none", "init": init}})
         model = Transformer(config, source_size=500, target_size=400, max_length=9, joint=False)
