@@ -23,6 +23,8 @@ import torch
 import yaml
 from conftest import KINDS, TINY, Result, Toy, cli, command, done, full_disk, run, spell, tree
 
+from projtrans import config
+from projtrans.attention import StandardConfig
 from projtrans.tokenizer import Tokenizer
 
 COMMANDS = ("prepare", "train", "evaluate", "compare", "translate")
@@ -790,7 +792,7 @@ def test_a_flag_beats_set_and_set_beats_the_file_and_the_file_the_defaults(bare:
 
 
 def test_another_kind_drops_the_settings_that_the_file_gave_for_its_own(bare: Path) -> None:
-    given = {"kind": "projection", "sigma": {"self": 0.3}, "learn_sigma": "none"}
+    given = {"kind": "projection", "sigma": {"self": 0.3}, "learn_sigma": "none", "values": "keys"}
     Path("own.yaml").write_text(
         yaml.safe_dump({**TINY, "model": {**TINY["model"], "attention": given}}), encoding="utf-8"
     )
@@ -802,7 +804,7 @@ def test_another_kind_drops_the_settings_that_the_file_gave_for_its_own(bare: Pa
         assert ("σ" in result.err) is (kind == "projection")
         if kind == "projection":  # which of both σ is: printed at the start
             assert re.search(r"σ encoder: 0\.3 \(fixed\)", result.err)
-    assert found["standard"] == {"kind": "standard"}
+    assert found["standard"] == config.dump(StandardConfig())
     assert found["projection"]["sigma"]["self"] == 0.3
 
 
