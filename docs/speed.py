@@ -129,11 +129,12 @@ def memory(kind: str, length: int, given: argparse.Namespace) -> float:
     if given.device != "cpu":
         step = Step(kind, length, given)
         step()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(given.device)
+        before = torch.cuda.memory_allocated(given.device)
         step()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated(given.device) - before
     chosen = [f"--{name}={getattr(given, name)}" for name in ("device", "precision", "tokens", "threads")]
+    chosen += ["--compile"] if given.compile else []
     command = [sys.executable, __file__, *chosen, f"--memory-of={kind}", f"--lengths={length}"]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 

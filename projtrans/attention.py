@@ -44,10 +44,10 @@ class StandardConfig(AttentionConfig):
 class SigmaConfig:
     """Initial σ for each use of attention; `auto` starts where scaled dot-product attention would."""
 
-    self: Sigma = setting("auto", "σ of self-attention", above=0)
-    cross: Sigma = setting("auto", "σ of the decoder's attention to the source", above=0)
-    encoder: Sigma | None = setting(None, "σ of the encoder's self-attention, where it differs from self", above=0)
-    decoder: Sigma | None = setting(None, "σ of the decoder's self-attention, where it differs from self", above=0)
+    self: Sigma = setting("auto", "σ of self-attention", minimum=1e-6)
+    cross: Sigma = setting("auto", "σ of the decoder's attention to the source", minimum=1e-6)
+    encoder: Sigma | None = setting(None, "σ of the encoder's self-attention, where it differs from self", minimum=1e-6)
+    decoder: Sigma | None = setting(None, "σ of the decoder's self-attention, where it differs from self", minimum=1e-6)
 
     def __post_init__(self) -> None:
         if self.self != "auto" and None not in (self.encoder, self.decoder):

@@ -334,7 +334,6 @@ def compare(
             prompts=prompts,
             report=bars,
         )
-    figure.draw(found.sides, figures or [])
     if format == "json":
         text = jsonlib.dumps(found.to_json(), ensure_ascii=False, indent=2)
     elif format == "markdown":
@@ -342,6 +341,7 @@ def compare(
     else:
         text = console.tables(report.sections(found), to_file=output not in (None, "-"))
     _write(iter(text.split("\n")), output)
+    figure.draw(found.sides, figures or [])  # last: what took minutes is written, whatever becomes of the picture
 
 
 @app.command()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+import sacrebleu
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -238,6 +239,7 @@ def _origin(run: Run, pairs: Sequence[Pair], decoding: DecodingConfig) -> dict[s
         "settings": _digest(settings),
         "pairs": _digest([list(pair) for pair in pairs]),
         "decoding": asdict(decoding),
+        "sacrebleu": sacrebleu.__version__,  # the scores stand beside p-values that are computed anew
     }
 
 

@@ -31,7 +31,7 @@ Learned = Literal["none", "module", "head"]
 """Whether a number is learned: not, one a module, or one a head."""
 
 EXACT_BELOW = 0.2
-"""σ on unit vectors under which bfloat16 products would move the weights: logits then err by over 0.01 nats."""
+"""σ on unit vectors under which q·k and what makes it are float32: bfloat16 errs by 0.01 nats (rms) at it."""
 
 SMALLEST_LEARNED = 0.1
 """σ on unit vectors that learning does not go under (Swin v2 clamps its logit scale at 100 = 1/0.1² likewise)."""
@@ -52,7 +52,7 @@ class AttentionConfig:
     )
     tie_query_key: bool = setting(False, "W_q = W_k in self-attention")
     decay: float | Literal["learned"] | None = setting(
-        None, "τ of weights × exp(-distance in pieces / τ) in self-attention; learned: one a head", above=0
+        None, "τ of weights × exp(-distance in pieces / τ) in self-attention; learned: one a head", minimum=1e-3
     )
 
     @classmethod
@@ -117,17 +117,23 @@ class MultiHeadAttention(nn.Module):
         self.initial_sigma = self.matched_sigma() if sigma == "auto" else sigma
         # In units of the length of a typical key, as squared distances count it.
         self.exact = sigma != "auto" and sigma / self.matched_sigma() * head_width**-0.25 < EXACT_BELOW
-        self._number("log_sigma", None if learn == "none" else heads if learn == "head" else 1)
         self.decay = None if role == "cross" else config.decay
-        if self.decay is not None:
-            self._number("log_tau", heads if self.decay == "learned" else None)
+        self.initial: dict[str, Tensor] = {}
+        widths = [math.log(self.initial_sigma)] * (heads if learn == "head" else 1)
+        self._number("log_sigma", torch.tensor(widths, dtype=torch.float64), learn != "none")
+        if self.decay == "learned":  # τ = 2^(8/H), .. 2^8 pieces, the slopes of ALiBi (Press et al. 2022)
+            self._number("log_tau", torch.arange(1, heads + 1, dtype=torch.float64) * (8 * math.log(2) / heads), True)
+        elif self.decay is not None:
+            self._number("log_tau", torch.tensor([math.log(self.decay)], dtype=torch.float64), False)
 
-    def _number(self, name: str, learned: int | None) -> None:
-        """So many learned numbers; or one fixed, which is configuration and not a weight."""
-        if learned is None:
-            self.register_buffer(name, torch.empty(1), persistent=False)
+    def _number(self, name: str, value: Tensor, learned: bool) -> None:
+        """Numbers that are learned, one a head or one; or one that is fixed: configuration, and not a weight."""
+        self.initial[name] = value
+        number = value.to(self.qkv.weight.dtype, copy=True)
+        if learned:
+            self.register_parameter(name, nn.Parameter(number))
         else:
-            self.register_parameter(name, nn.Parameter(torch.empty(learned)))
+            self.register_buffer(name, number, persistent=False)
 
     log_sigma: Tensor
     log_tau: Tensor
@@ -140,11 +146,8 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.output.bias)
-        self.log_sigma.fill_(math.log(self.initial_sigma))
-        if self.decay == "learned":  # 2^(8/H), .. 2^8 pieces, the slopes of ALiBi (Press et al. 2022)
-            self.log_tau.copy_(torch.arange(1, self.heads + 1) * (8 * math.log(2) / self.heads))
-        elif self.decay is not None:
-            self.log_tau.fill_(math.log(self.decay))
+        for name, value in self.initial.items():
+            getattr(self, name).copy_(value)
 
     # σ and τ
 
@@ -242,10 +245,12 @@ class MultiHeadAttention(nn.Module):
         if not self.dot_form:
             return self._plain
         two_sided = self.decay is not None and self.role == "encoder"  # fused kernels have no such bias
-        short = q_BHTK.shape[2] * memory.k_BHSK.shape[2] <= 256 * 256
-        if not two_sided and not (short and q_BHTK.device.type == "cpu"):
+        if q_BHTK.device.type != "cpu" and not two_sided:
             return self._fused
-        return self._plain if self.dropout and self.training else self._products
+        if self.dropout and self.training:  # on a CPU no fused kernel has it
+            return self._plain
+        short = q_BHTK.shape[2] * memory.k_BHSK.shape[2] <= 256 * 256
+        return self._products if short or two_sided else self._fused
 
     def logits(self, q_BHTK: Tensor, k_BHSK: Tensor) -> Tensor:
         """log of the unnormalised weights [B, H, T, S], up to a constant of each row."""
@@ -279,7 +284,8 @@ class MultiHeadAttention(nn.Module):
         p_BHTS, v = self.weights(q, memory, mask, causal), self.values(memory)
         if self.dropout and self.training:
             p_BHTS = F.dropout(p_BHTS, self.dropout)
-        return p_BHTS.to(v.dtype) @ v
+        with torch.autocast(v.device.type, enabled=False):
+            return p_BHTS.to(v.dtype) @ v
 
     def _products(self, q: Tensor, memory: KeysValues, mask: Tensor | None, causal: bool) -> Tensor:
         """Batched products with a gradient of their own."""

@@ -94,39 +94,34 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v, kappa and the bias; those of the lengths are in q's and k's."""
-        q, k, own, kappa, q_length, k_length, products, p = ctx.saved_tensors
-        v, dy = (k if own is None else own), dy.flatten(0, 1)
-        u = torch.bmm(dy.to(v.dtype), v.mT).view_as(p).to(p.dtype)
-        taken = p
-        if ctx.unit_values and k_length is not None:
-            u, taken = u / k_length.mT, p / k_length.mT
-        pu = p * u
-        ds = torch.addcmul(pu, p, pu.sum(-1, keepdim=True), value=-1)
-        dproducts = _scaled(ds, kappa, q_length, k_length)
-        shares = dproducts * products  # of each pair in the gradient of log κ, and of minus the log of both lengths
-        dv = torch.bmm(taken.to(v.dtype).flatten(0, 1).mT, dy.to(v.dtype))
-        flat = dproducts.to(q.dtype).flatten(0, 1)
-        dq = torch.bmm(flat, k)
-        dk = torch.bmm(flat.mT, q) if own is not None else torch.baddbmm(dv.to(k.dtype), flat.mT, q)
-        if q_length is not None:
-            _across(dq, q, shares.sum(-1, keepdim=True), q_length)
-        if k_length is not None:
-            of_keys = shares.sum(-2)
-            _across(dk, k, (of_keys + pu.sum(-2) if ctx.unit_values else of_keys).unsqueeze(-1), k_length)
-        B, H = p.shape[:2]
-        return (
-            dq.unflatten(0, (B, H)),
-            dk.unflatten(0, (B, H)),
-            None if own is None else dv.unflatten(0, (B, H)),
-            (shares.sum((0, 2, 3)).view(-1, 1, 1) / kappa).sum_to_size(kappa.shape)
-            if ctx.needs_input_grad[3]
-            else None,
-            ds.sum_to_size(ctx.bias) if ctx.needs_input_grad[4] else None,
-            None,
-            None,
-            None,
-            None,
-        )
+        with torch.autocast(dy.device.type, enabled=False):  # whoever calls backward inside of autocast
+            return _gradients(ctx, dy)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, own, kappa, q_length, k_length, products, p = ctx.saved_tensors
+    v, dy = (k if own is None else own), dy.flatten(0, 1)
+    u = torch.bmm(dy.to(v.dtype), v.mT).view_as(p).to(p.dtype)
+    taken = p
+    if ctx.unit_values and k_length is not None:
+        u, taken = u / k_length.mT, p / k_length.mT
+    pu = p * u
+    ds = torch.addcmul(pu, p, pu.sum(-1, keepdim=True), value=-1)
+    dproducts = _scaled(ds, kappa, q_length, k_length)
+    shares = dproducts * products  # of each pair in the gradient of log κ, and of minus the log of both lengths
+    dv = torch.bmm(taken.to(v.dtype).flatten(0, 1).mT, dy.to(v.dtype))
+    flat = dproducts.to(q.dtype).flatten(0, 1)
+    dq = torch.bmm(flat, k)
+    dk = torch.bmm(flat.mT, q) if own is not None else torch.baddbmm(dv.to(k.dtype), flat.mT, q)
+    if q_length is not None:
+        _across(dq, q, shares.sum(-1, keepdim=True), q_length)
+    if k_length is not None:
+        of_keys = shares.sum(-2)
+        _across(dk, k, (of_keys + pu.sum(-2) if ctx.unit_values else of_keys).unsqueeze(-1), k_length)
+    dkappa = (shares.sum((0, 2, 3))[:, None, None] / kappa).sum_to_size(kappa.shape)
+    dbias = ds.sum_to_size(ctx.bias) if ctx.needs_input_grad[4] else None
+    dq, dk, dv = (x.unflatten(0, p.shape[:2]) for x in (dq, dk, dv))
+    return dq, dk, None if own is None else dv, dkappa, dbias, None, None, None, None
 
 
 def _scaled(x_BHTS: Tensor, kappa: Tensor, q_length: Tensor | None, k_length: Tensor | None) -> Tensor:

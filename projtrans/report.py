@@ -189,6 +189,10 @@ def _p(test: Significance | None, metric: str) -> str:
 
 def _score_remarks(comparison: Comparison) -> Iterator[str]:
     several = any(len(side.runs) > 1 for side in comparison.sides)
+    if not comparison.significance:
+        scored = [run for side in comparison.sides for run in side.runs if run.bleu and run.chrf]
+        yield from dict.fromkeys(f"BLEU: {run.bleu.signature}" for run in scored if run.bleu)
+        yield from dict.fromkeys(f"chrF: {run.chrf.signature}" for run in scored if run.chrf)
     if several:
         yield "± is the sample standard deviation over the runs of a side"
     if comparison.significance:

@@ -202,8 +202,10 @@ PROBLEMS: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("no such values", {"values": "raw"}, "values", ["own", "keys", "raw_keys"]),
     ("no such distance", {"distance": "manhattan"}, "distance", ["squared", "euclidean"]),
     ("a tie is true or false", {"tie_query_key": "self"}, "tie_query_key", ["true or false"]),
-    ("decay of nothing", {"decay": 0}, "decay", ["> 0"]),
-    ("decay backwards", {"kind": "standard", "decay": -2.0}, "decay", ["> 0"]),
+    ("decay of nothing", {"decay": 0}, "decay", ["≥ 0.001"]),
+    ("decay backwards", {"kind": "standard", "decay": -2.0}, "decay", ["≥ 0.001"]),
+    ("decay so fast that nothing is left", {"decay": 1e-40}, "decay", ["≥ 0.001"]),
+    ("σ whose square is 0", {"sigma": {"self": 1e-20}}, "sigma.self", ["≥ 1e-06"]),
     ("decay in words", {"decay": "auto"}, "decay", ["learned", "null"]),
 ]
 

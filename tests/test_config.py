@@ -223,7 +223,7 @@ RANGES = [
     ("exclusive minimum of a whole number", {"corpus": {"vocab_size": 300}}, "corpus.vocab_size", "> 300"),
     ("exclusive maximum", {"model": {"dropout": 1}}, "model.dropout", "≥ 0 and < 1"),
     ("both ends are named", {"model": {"dropout": -0.1}}, "model.dropout", "≥ 0 and < 1"),
-    ("σ is not 0", {"model": {"attention": {"sigma": {"cross": 0.0}}}}, "model.attention.sigma.cross", "> 0"),
+    ("σ is not 0", {"model": {"attention": {"sigma": {"cross": 0.0}}}}, "model.attention.sigma.cross", "≥ 1e-06"),
     ("in a union too", {"training": {"clip_norm": 0}}, "training.clip_norm", "> 0"),
     ("a window of nothing", {"model": {"embeddings": {"window": 0}}}, "model.embeddings.window", "≥ 1"),
     ("as text", {"training": {"learning_rate": "-1e-3"}}, "training.learning_rate", "> 0"),

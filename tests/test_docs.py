@@ -115,3 +115,17 @@ def test_the_paper_configurations_differ_in_the_attention_alone() -> None:
     assert standard["model"].pop("attention") == {"kind": "standard"}
     assert projection["model"].pop("attention")["sigma"] == {"self": 0.01, "cross": 0.05}
     assert standard == projection
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_waits_for_a_figure(page: Path) -> None:
+    assert not re.search(r"@@|TODO|TBD", page.read_text(encoding="utf-8"))
+
+
+def test_the_attention_of_the_documentation_is_the_one_that_is_tested() -> None:
+    page = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert block
+    tested = (ROOT / "tests" / "test_new_attention.py").read_text(encoding="utf-8")
+    for part in re.split(r"\n\n\n", block[1].strip()):
+        assert part.removeprefix("@register\n") in tested
