@@ -15,7 +15,7 @@ from projtrans.batching import Batch  # noqa: E402
 from projtrans.optimizer import clip  # noqa: E402
 from projtrans.prepare import load_tokenizer, read_split  # noqa: E402
 from projtrans.run import Run  # noqa: E402
-from projtrans.train import Trainer  # noqa: E402
+from projtrans.trainer import Trainer  # noqa: E402
 
 WARM, TIMED = 5, 20
 

@@ -30,7 +30,8 @@ from projtrans.prepare import load_tokenizer, read_split
 from projtrans.run import Run
 from projtrans.settings import Config, resolve, resumed
 from projtrans.tokenizer import Tokenizer
-from projtrans.train import Trainer, train
+from projtrans.train import train
+from projtrans.trainer import Trainer
 from projtrans.translate import Translator, layout_of
 
 CPU = torch.device("cpu")

@@ -1,0 +1,337 @@
+"""The training loop: one run's model with everything that moves, from update to update.
+
+Reports typed events through a callable and prints nothing. After any stop it goes on to the very weights that it would
+have reached without the stop: the order of the data is a function of seed and epoch, and everything else that moves is
+in the saved state.
+"""
+
+import math
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor
+
+from projtrans import __version__, config
+from projtrans import device as devices
+from projtrans.batching import Batch, epoch
+from projtrans.checkpoint import (
+    State,
+    below,
+    build_model,
+    initialise,
+    load_state,
+    load_weights,
+    named,
+    optimizer_tensors,
+    random_tensors,
+    restore_optimizer,
+    restore_random,
+    save_model,
+    save_state,
+)
+from projtrans.corpus import Pair
+from projtrans.errors import DataError, DivergedError, Interrupted
+from projtrans.evaluate import bleu, chrf, encode, forced, references_of
+from projtrans.events import Initialised, Progress, Report, Validated
+from projtrans.loss import TokenLoss, cross_entropy
+from projtrans.multihead import constrain, sigmas
+from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
+from projtrans.run import Run
+from projtrans.settings import Config
+from projtrans.tally import Counters, Sums, Window
+from projtrans.tokenizer import Tokenizer
+from projtrans.translate import Translator, layout_of
+
+MAX_SKIPPED = 20
+"""Updates in a row with a gradient that is not finite, after which training has diverged."""
+
+
+class Trainer:
+    """One run being trained: the model with everything that moves."""
+
+    def __init__(
+        self,
+        settings: Config,
+        run: Run,
+        tokenizer: Tokenizer,
+        train: Sequence[Pair],
+        valid: Sequence[Pair],
+        device: torch.device,
+        report: Report,
+    ) -> None:
+        self.settings, self.training = settings, settings.training
+        self.run, self.device, self.report = run, device, report
+        self.tokenizer, self.valid = tokenizer, valid
+        self.layout = layout_of(tokenizer, settings.corpus, settings.model)
+        self.examples = encode(tokenizer, self.layout, train, cut=settings.corpus.overlong == "cut")
+        self.left_out = len(train) - len(self.examples)
+        if not self.examples:
+            raise DataError(
+                f"corpus.max_length: {settings.corpus.max_length} leaves none of {len(train)} training pairs; raise it"
+            )
+        self.lengths = [(len(example.source), len(example.target)) for example in self.examples]
+        torch.manual_seed(self.training.seed)
+        self.model = build_model(settings.model, settings.corpus, tokenizer).to(device)
+        self.optimizer = build_optimizer(self.model, self.training)
+        self.average = Average(self.model, self.training.average) if self.training.average else None
+        self.counters = Counters()
+        self.per_epoch = math.ceil(len(self.batches(0)) / self.training.accumulation)
+        self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
+        self.window = Window()
+        self.stop_signal: Callable[[], int | None] = lambda: None
+
+    def initialise(self) -> None:
+        """Give a new model the embeddings that its settings take from the training pairs."""
+        begun = time.perf_counter()
+        found = initialise(self.model, self.tokenizer, self.examples, self.training.seed)
+        if found:
+            if self.average:
+                self.average.model.load_state_dict(self.model.state_dict())
+            self.report(Initialised(*found, time.perf_counter() - begun))
+
+    # The loop
+
+    def train(self) -> str:
+        """Train to the end; returns the reason for it in words."""
+        self.clock, self.saved_at = time.perf_counter(), time.perf_counter()
+        while True:
+            reason = self._end()
+            if reason and self.counters.validated == self.counters.update:
+                return reason
+            if not reason:
+                self._epoch()
+            self._validate()
+            self.save()
+            self._heed_signal()
+
+    def _epoch(self) -> None:
+        self.model.train()
+        batches, size = self.batches(self.counters.epoch), self.training.accumulation
+        for first in range(self.counters.batch, len(batches), size):
+            self._update([self.batch(indices) for indices in batches[first : first + size]])
+            self.counters.batch = min(first + size, len(batches))
+            self._tick()
+            if self._out_of_updates() or self._out_of_time():
+                break
+        if self.counters.batch == len(batches):
+            self.counters.epoch += 1
+            self.counters.batch = 0
+
+    def _update(self, batches: Sequence[Batch]) -> None:
+        """One step of the optimiser on the mean gradient of all positions that the batches count."""
+        counters, gathered = self.counters, Sums()
+        set_rate(self.optimizer, rate(self.training, counters.update + 1, self.last_update))
+        positions = sum(self._positions(batch) for batch in batches)
+        for batch in (batch.to(self.device) for batch in batches):
+            losses = self.losses(batch, self.hidden(batch))
+            (torch.stack([loss.smoothed for loss in losses]).sum() / positions).backward()
+            gathered.add(losses, int(batch.counted_BT.sum()), batch.counted_BT.numel())
+        self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
+        counters.update += 1
+        if bool(self.window.norm.isfinite()):
+            counters.skipped = 0
+            self.window.sums.join(gathered)
+            self.optimizer.step()
+            constrain(self.model)
+            if self.average:
+                self.average.update(self.model)
+        else:
+            self._skip()
+        self.optimizer.zero_grad()
+
+    def _positions(self, batch: Batch) -> int:
+        return batch.counted_BT.numel() if self.training.padding_in_loss else int(batch.counted_BT.sum())
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """The decoder's hidden states [B, T, D], bfloat16 under autocast."""
+        with devices.autocast(self.device, self.training.precision):
+            h_BTD = self.model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
+            half = torch.is_autocast_enabled(self.device.type)
+        return h_BTD.bfloat16() if half else h_BTD
+
+    def losses(self, batch: Batch, h_BTD: Tensor) -> list[TokenLoss]:
+        """The loss at real pieces, and that at padding where padding is to be predicted too."""
+        masks = [batch.counted_BT, ~batch.counted_BT] if self.training.padding_in_loss else [batch.counted_BT]
+        output, smoothing = self.model.output, self.training.label_smoothing
+        return [
+            cross_entropy(h_BTD[mask], output.weight, output.bias, batch.target_out_BT[mask], smoothing)
+            for mask in masks
+        ]
+
+    def _skip(self) -> None:
+        self.counters.skipped += 1
+        if self.counters.skipped >= MAX_SKIPPED:
+            raise DivergedError(
+                f"training diverged: {MAX_SKIPPED} updates in a row without a finite gradient, up to update "
+                f"{self.counters.update}; lower training.learning_rate or set training.precision=fp32"
+            )
+
+    def _tick(self) -> None:
+        """After every update: time, report, save, stop signal."""
+        counters, now = self.counters, time.perf_counter()
+        counters.seconds += now - self.clock
+        counters.training_seconds += now - self.clock
+        self.clock = now
+        if counters.update % self.training.report_updates == 0:
+            self._report_progress()
+        self._heed_signal()
+        if now - self.saved_at > 60 * self.training.save_minutes:
+            self.save()
+
+    def _heed_signal(self) -> None:
+        number = self.stop_signal()
+        if number is not None:
+            self.save()
+            again = f"projtrans train --resume --run {shlex.quote(str(self.run.folder))}"
+            raise Interrupted(f"stopped at update {self.counters.update}; go on with: {again}", number)
+
+    def _report_progress(self) -> None:
+        counters, sums = self.counters, self.window.take()
+        if not sums.pieces:  # no update since the last report, or only skipped ones
+            return
+        counters.sums = [a + b for a, b in zip(counters.sums, sums.values(), strict=True)]
+        progress = Progress(
+            epoch=counters.current_epoch,
+            update=counters.update,
+            last_update=self.last_update,
+            seconds=counters.seconds,
+            loss=sums.loss,
+            accuracy=sums.accuracy,
+            learning_rate=rate(self.training, counters.update, self.last_update),
+            gradient_norm=float(self.window.norm),
+            target_tokens_per_second=sums.pieces / self.window.elapsed(counters.training_seconds),
+        )
+        self.run.append_metrics({"event": "train", **asdict(progress)})
+        self.report(progress)
+
+    # When to look, when to stop
+
+    def _validate(self) -> None:
+        """Score the averaged weights on the validation split; save them where they are the best so far."""
+        self._report_progress()
+        counters = self.counters
+        counters.validated = counters.update
+        translator = self._translator()
+        scores = forced(translator, self.valid)
+        sample_bleu, sample_chrf = self._sample_scores(translator) if math.isfinite(scores.loss) else (0.0, 0.0)
+        score = -scores.loss if self.training.best == "loss" else sample_bleu
+        best = math.isfinite(score) and (counters.best is None or score > counters.best)
+        counters.best, counters.waited = (score, 0) if best else (counters.best, counters.waited + 1)
+        now = time.perf_counter()
+        counters.seconds, self.clock = counters.seconds + now - self.clock, now
+        if best:
+            counters.best_epoch = counters.current_epoch
+            self._save_best(scores.loss, sample_bleu)
+        trained, counters.sums = Sums(*counters.sums), list(Sums().values())
+        validated = Validated(
+            epoch=counters.current_epoch,
+            update=counters.update,
+            seconds=counters.seconds,
+            training_seconds=counters.training_seconds,
+            loss=scores.loss,
+            accuracy=scores.accuracy,
+            accuracy_with_padding=scores.accuracy_with_padding,
+            bleu=sample_bleu,
+            chrf=sample_chrf,
+            train_loss=trained.loss,
+            train_accuracy=trained.accuracy,
+            train_accuracy_with_padding=trained.accuracy_with_padding if self.training.padding_in_loss else None,
+            sigma=sigmas(translator.model),
+            best=best,
+        )
+        self.run.append_metrics({"event": "valid", **asdict(validated)})
+        self.report(validated)
+
+    def _sample_scores(self, translator: Translator) -> tuple[float, float]:
+        """BLEU and chrF of some sentences, the same at every validation."""
+        sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
+        sample = sample[: self.training.validation_sentences]
+        hypotheses = [translation.text for translation in translator.translate([pair.source for pair in sample])]
+        references = [references_of(self.tokenizer, sample)]
+        return bleu(hypotheses, references).score, chrf(hypotheses, references).score
+
+    def _translator(self) -> Translator:
+        """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""
+        model = (self.average.model if self.average else self.model).eval()
+        decoding = replace(self.settings.decoding, beam_size=self.training.validation_beam)
+        return Translator(model, self.tokenizer, self.layout, decoding, self.device)
+
+    def _end(self) -> str | None:
+        counters, training = self.counters, self.training
+        if self._out_of_updates():
+            return f"all {counters.update} updates done"
+        if self._out_of_time():
+            return f"{training.minutes:g} minutes are over"
+        if training.patience is not None and counters.waited >= training.patience:
+            return f"no better validation in {counters.waited} epochs"
+        return None
+
+    def _out_of_updates(self) -> bool:
+        return self.counters.update >= self.last_update
+
+    def _out_of_time(self) -> bool:
+        return self.training.minutes is not None and self.counters.seconds >= 60 * self.training.minutes
+
+    # State
+
+    def save(self) -> None:
+        """Write the complete state, and let runs/latest point here."""
+        tensors = named("model", dict(self.model.named_parameters()))
+        if self.average:
+            tensors |= named("average", dict(self.average.model.named_parameters()))
+        tensors |= named("optimizer", optimizer_tensors(self.model, self.optimizer))
+        tensors |= named("random", random_tensors(self.device))
+        record = {
+            "counters": asdict(self.counters),
+            "average_updates": self.average.updates if self.average else 0,
+            "window": list(self.window.sums.values()),
+            "metrics_bytes": self.run.metrics_bytes,
+            "tokenizer": self.tokenizer.checksum,
+        }
+        save_state(self.run, State(record, tensors))
+        if self.run.raw_config != config.dump(self.settings):  # a resumed run's limits were changed
+            self.run.keep_config(config.dump(self.settings))
+        if self.counters.best is not None or not self.counters.validated:  # not a run that has come to nothing
+            self.run.mark_latest()
+        self.saved_at = time.perf_counter()
+
+    def restore(self) -> None:
+        """Go back to the last complete state."""
+        state = load_state(self.run)
+        if state.record["tokenizer"] != self.tokenizer.checksum:
+            raise DataError(f"run {self.run.folder}: was trained with another tokenizer than the data folder's")
+        self.counters = Counters(**state.record["counters"])
+        load_weights(self.model, below("model", state.tensors), self.run.state_file)
+        if self.average:
+            load_weights(self.average.model, below("average", state.tensors), self.run.state_file)
+            self.average.updates = state.record["average_updates"]
+        restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
+        restore_random(self.device, below("random", state.tensors))
+        self.window.sums, self.window.since = Sums(*state.record["window"]), self.counters.training_seconds
+        self.run.truncate_metrics(state.record["metrics_bytes"])
+
+    def _save_best(self, loss: float, sample_bleu: float) -> None:
+        model = self.average.model if self.average else self.model
+        record = {"update": self.counters.update, "valid_loss": loss, "valid_bleu": sample_bleu, "version": __version__}
+        save_model(self.run, dict(model.named_parameters()), self.tokenizer, record)
+
+    # Data
+
+    def batches(self, number: int) -> list[list[int]]:
+        """The examples of every batch of epoch `number`."""
+        training = self.training
+        return epoch(
+            self.lengths,
+            tokens=training.batch_tokens,
+            sentences=training.batch_sentences,
+            by_length=training.by_length,
+            seed=training.seed,
+            number=number,
+        )
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Those examples as one batch."""
+        return self.layout.batch([self.examples[i] for i in indices])
