@@ -167,7 +167,10 @@ def train(
     sigma_cross: o.SigmaCross = None,
     sets: o.Set = None,
     seed: o.Seed = None,
+    max_minutes: o.MaxMinutes = None,
     resume: o.Resume = False,
+    allow_changes: o.AllowChanges = False,
+    dry_run: o.DryRun = False,
     device: o.Device = "auto",
     threads: o.Threads = None,
     quiet: o.Quiet = False,
@@ -180,22 +183,27 @@ def train(
     """
     given = {
         "training.seed": seed,
+        "training.minutes": max_minutes,
         "model.attention.sigma.self": sigma_self,
         "model.attention.sigma.cross": sigma_cross,
     }
     overrides = [(path, value) for path, value in given.items() if value is not None]
     from projtrans import console, launch
 
+    if allow_changes and not resume:
+        raise ConfigError("--allow-changes: a new run has its settings as they are; leave it out, or add --resume")
+    if dry_run and resume:
+        raise ConfigError("--dry-run: looks at a new run, not at one that goes on; leave --resume out")
     flags = launch.Flags(attention=attention, sets=sets or [], overrides=overrides)
     with console.PrepareDisplay(quiet) as preparing:
         if resume:
-            launched = launch.resume(config, flags, run=run, data=data)
+            launched = launch.resume(config, flags, run=run, data=data, allow_changes=allow_changes)
         else:
             launched = launch.begin(config, flags, run=run, data=data, report=preparing)
-    _train(launched, resume, device, threads, quiet)
+    _train(launched, resume, dry_run, device, threads, quiet)
 
 
-def _train(launched: Any, resume: bool, device: str, threads: int | None, quiet: bool) -> None:
+def _train(launched: Any, resume: bool, dry_run: bool, device: str, threads: int | None, quiet: bool) -> None:
     from projtrans import console
     from projtrans import device as devices
     from projtrans import train as training
@@ -205,6 +213,13 @@ def _train(launched: Any, resume: bool, device: str, threads: int | None, quiet:
     target = devices.choose(device)
     tokenizer = load_tokenizer(launched.data)
     splits = {name: read_split(launched.data, name) for name in ("train", "valid", "test")}
+    if dry_run:
+        from projtrans.preview import preview
+
+        with console.TrainingDisplay(quiet) as display:
+            found = preview(launched.settings, launched.run, tokenizer, splits, device=target, report=display)
+        console.print_preview(found)
+        return
     with _StopSignals() as stop_signal, console.TrainingDisplay(quiet) as display:
         training.train(
             launched.settings,

@@ -42,10 +42,12 @@ def train(
     """
     trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report)
     trainer.stop_signal = stop_signal
-    if resume:
+    if resume and run.has_begun:
         trainer.restore()
-    else:  # only now: settings that make no model leave no folder
+    else:
         trainer.initialise()
+    trainer.probe()
+    if not resume:  # only now: settings that make no model, or one that does not fit, leave no folder
         run.create(config.dump(settings), tokenizer)
     report(_started(trainer))
     reason = trainer.train()
@@ -97,6 +99,8 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "epochs": counters.epoch,
         "updates": counters.update,
         "best_epoch": counters.best_epoch,
+        "shaped_by": _shaped_by(trainer),
+        "skipped_updates": counters.skipped,
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
@@ -104,3 +108,13 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "device": devices.describe(trainer.device),
         "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def _shaped_by(trainer: Trainer) -> list[str]:
+    """What of chance and clock has shaped the run, in words: without any, the same command gives the same weights."""
+    counters, minutes = trainer.counters, trainer.training.minutes
+    return [
+        *(["minutes"] if minutes is not None and counters.seconds >= 60 * minutes else []),
+        *([f"batches halved {counters.halvings} times"] if counters.halvings else []),
+        *([f"{counters.rollbacks} returns to a good state"] if counters.rollbacks else []),
+    ]
