@@ -172,10 +172,11 @@ def differences(left: Run, right: Run) -> list[str]:
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a state, and its record but for the size of a log that holds times."""
+    """The tensors of a state, and its record but for the size of a log that holds times, and how often to save."""
     with safe_open(path, framework="pt") as file:
         record = json.loads((file.metadata() or {})["projtrans"])
         record.pop("metrics_bytes")
+        record["settings"].pop("training.save_minutes")
         return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118  (not a mapping)
 
 
