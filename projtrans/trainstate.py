@@ -94,6 +94,7 @@ class TrainState:
             "average_updates": float(self.average.updates) if self.average else 0.0,
             "window": list(self.window.sums.values()),
             "norm": float(self.window.norm),
+            "since": self.window.since,
             "skips": self.skips.values(),
             "good": good,
             "metrics_bytes": self.run.metrics_bytes,
@@ -153,7 +154,7 @@ class TrainState:
         self.optimizer.state.clear()  # a state from before the first update has no moments
         restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
         restore_random(self.device, below("random", state.tensors))
-        self.window.sums, self.window.since = Sums(*record["window"]), self.counters.training_seconds
+        self.window.sums, self.window.since = Sums(*record["window"]), record["since"]
         self.window.norm = torch.tensor(record["norm"])
         self.skips.restore(record["skips"])
         self._plan()

@@ -36,7 +36,7 @@ from projtrans.train import train
 CALLS = {"open", "mkdir", "fsync", "fchmod", "chmod", "rename", "replace", "link", "symlink", "unlink", "truncate"}
 """What Python calls to change files; the bytes themselves are written by `write` and by safetensors."""
 
-CLOCK = {"seconds", "training_seconds", "target_tokens_per_second"}
+CLOCK = {"seconds", "training_seconds", "target_tokens_per_second", "since"}
 
 SETTINGS: dict[str, Any] = {
     "model": {
@@ -177,6 +177,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         record = json.loads((file.metadata() or {})["projtrans"])
         record.pop("metrics_bytes")
         record["settings"].pop("training.save_minutes")
+        record = timeless(record)
         return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118  (not a mapping)
 
 
