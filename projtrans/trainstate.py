@@ -139,9 +139,10 @@ class TrainState:
         try:
             return load_state(self.run), None
         except RunError as error:
-            if not self.run.good_file.exists():
-                raise
-            return load_state(self.run, self.run.good_file), str(error)
+            try:
+                return load_state(self.run, self.run.good_file), str(error)
+            except RunError:
+                raise error from None
 
     def _put(self, state: State) -> None:
         """Put everything that moves where the state has it."""
@@ -164,13 +165,18 @@ class TrainState:
         changed, counters = differing([before, flat(config.dump(self.settings))]), self.counters
         if not changed:
             return
-        self.run.keep_config(config.dump(self.settings))  # first: the state still knows what is new about it
         if any(path.removeprefix("training.") in ORDER for path in changed):
             counters.batch = counters.halvings = 0  # places in an epoch of other batches mean nothing: it begins anew
             counters.sums, self.window.sums = list(Sums().values()), Sums()
             self._replan()
         self._tell(Changed(counters.update, changed))
-        self.save(good=not self.skips.values()[0])
+        kept = self.run.raw_config
+        self.run.keep_config(config.dump(self.settings))  # first: the state still knows what is new about it
+        try:
+            self.save(good=not self.skips.values()[0])
+        except BaseException:
+            self.run.keep_config(kept)
+            raise
 
     # Data
 
