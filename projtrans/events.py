@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from projtrans.evaluate import Evaluation
+from projtrans.telemetry import Statistics
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Validated:
     train_loss: float
     train_accuracy: float
     train_accuracy_with_padding: float | None  # padding counted too; None where it is not learned
-    sigma: dict[str, list[float]]
     best: bool
+    attention: Statistics
 
 
 @dataclass(frozen=True)

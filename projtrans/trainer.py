@@ -16,7 +16,7 @@ from torch import Tensor
 
 from projtrans import __version__, config
 from projtrans import device as devices
-from projtrans.batching import Batch, epoch
+from projtrans.batching import Batch, epoch, fixed_batches
 from projtrans.checkpoint import (
     State,
     below,
@@ -37,16 +37,23 @@ from projtrans.errors import DataError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
 from projtrans.events import Initialised, Progress, Report, Validated
 from projtrans.loss import TokenLoss, cross_entropy
-from projtrans.multihead import constrain, sigmas
+from projtrans.multihead import constrain
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
 from projtrans.run import Run
 from projtrans.settings import Config
 from projtrans.tally import Counters, Sums, Window
+from projtrans.telemetry import Statistics, attention_statistics
 from projtrans.tokenizer import Tokenizer
 from projtrans.translate import Translator, layout_of
 
 MAX_SKIPPED = 20
 """Updates in a row with a gradient that is not finite, after which training has diverged."""
+
+WATCHED = 64
+"""Sentences of the validation sample on which attention is looked at."""
+
+WATCHED_TOKENS = 2048
+"""Target pieces of them at a time, padding included: the weights of one module at a time are held whole."""
 
 
 class Trainer:
@@ -217,6 +224,7 @@ class Trainer:
         translator = self._translator()
         scores = forced(translator, self.valid)
         sample_bleu, sample_chrf = self._sample_scores(translator) if math.isfinite(scores.loss) else (0.0, 0.0)
+        attention = self._attention(translator)
         score = -scores.loss if self.training.best == "loss" else sample_bleu
         best = math.isfinite(score) and (counters.best is None or score > counters.best)
         counters.best, counters.waited = (score, 0) if best else (counters.best, counters.waited + 1)
@@ -239,19 +247,29 @@ class Trainer:
             train_loss=trained.loss,
             train_accuracy=trained.accuracy,
             train_accuracy_with_padding=trained.accuracy_with_padding if self.training.padding_in_loss else None,
-            sigma=sigmas(translator.model),
             best=best,
+            attention=attention,
         )
         self.run.append_metrics({"event": "valid", **asdict(validated)})
         self.report(validated)
 
     def _sample_scores(self, translator: Translator) -> tuple[float, float]:
-        """BLEU and chrF of some sentences, the same at every validation."""
-        sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
-        sample = sample[: self.training.validation_sentences]
+        """BLEU and chrF of the validation sample."""
+        sample = self._sample()
         hypotheses = [translation.text for translation in translator.translate([pair.source for pair in sample])]
         references = [references_of(self.tokenizer, sample)]
         return bleu(hypotheses, references).score, chrf(hypotheses, references).score
+
+    def _attention(self, translator: Translator) -> Statistics:
+        """What attention does on the first sentences of the validation sample."""
+        examples = encode(self.tokenizer, self.layout, self._sample()[:WATCHED], cut=True)
+        batches = (batch.to(self.device) for _, batch in fixed_batches(examples, self.layout, WATCHED_TOKENS))
+        return attention_statistics(translator.model, batches, self.layout.pad_id)
+
+    def _sample(self) -> Sequence[Pair]:
+        """Some sentences of the validation split, the same at every validation."""
+        sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
+        return sample[: self.training.validation_sentences]
 
     def _translator(self) -> Translator:
         """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""

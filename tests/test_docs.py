@@ -10,9 +10,11 @@ from types import ModuleType
 import pytest
 import typer
 import yaml
+from conftest import KINDS, Toy
 
 from projtrans.cli import app
 from projtrans.config import shipped_names
+from projtrans.run import Run
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -129,3 +131,22 @@ def test_the_attention_of_the_documentation_is_the_one_that_is_tested() -> None:
     tested = (ROOT / "tests" / "test_new_attention.py").read_text(encoding="utf-8")
     for part in re.split(r"\n\n\n", block[1].strip()):
         assert part.removeprefix("@register\n") in tested
+
+
+def documented(page: str, kind: str) -> set[str]:
+    """The fields of the table "field of `KIND`"."""
+    table = page.partition(f"| field of `{kind}` |")[2].partition("\n\n")[0]
+    return {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_of_the_log_is_documented_and_no_other(toy: Toy, kind: str) -> None:
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    records = Run(toy.run(kind)).read_metrics()
+    assert {record["event"] for record in records} == {"train", "valid"}
+    for record in records:
+        assert record.keys() == documented(page, record["event"])
+    figures = {name for record in records for module in record.get("attention", {}).values() for name in module}
+    numbers = {"standard": set(), "projection": {"sigma"}}[kind]
+    assert documented(page, "attention") == figures | {"sigma", "tau"}
+    assert figures & {"sigma", "tau"} == numbers  # τ: test_telemetry.py

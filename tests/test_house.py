@@ -22,7 +22,7 @@ LAYERS = [
     ["config", "files", "device", "inflection", "frames", "products"],
     ["lexicon", "multihead", "cooccurrence", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
     ["phrasebook", "attention", "batching"],
-    ["transformer", "tally"],
+    ["transformer", "tally", "telemetry"],
     ["run"],
     ["checkpoint"],
     ["translate"],
@@ -36,7 +36,17 @@ LAYERS = [
     ["__main__"],
 ]
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
-TENSOR_WING = {"products", "multihead", "attention", "cooccurrence", "transformer", "loss", "optimizer", "search"}
+TENSOR_WING = {
+    "products",
+    "multihead",
+    "attention",
+    "cooccurrence",
+    "transformer",
+    "telemetry",
+    "loss",
+    "optimizer",
+    "search",
+}
 TEXT_WING = {"tokenizer", "corpus", "tatoeba", "phrasebook", "lexicon", "inflection", "frames"}
 MOST_LINES_OF_A_FILE = 500
 MOST_LINES_OF_A_FUNCTION = 80

@@ -29,6 +29,7 @@ from projtrans.optimizer import rate
 from projtrans.prepare import load_tokenizer, read_split
 from projtrans.run import Run
 from projtrans.settings import Config, resolve, resumed
+from projtrans.telemetry import attention_statistics
 from projtrans.tokenizer import Tokenizer
 from projtrans.train import train
 from projtrans.trainer import Trainer
@@ -671,11 +672,21 @@ def test_reports_come_when_due_and_tell_the_rate_of_their_update(bench: Bench) -
     assert isinstance(seen[-1], Finished)
 
 
-def test_sigma_is_logged_for_every_module_of_projection_attention(toy: Toy) -> None:
-    sigma = events_of(Run(toy.run("projection")))[-1]["sigma"]
-    assert sorted(name.split(".")[0] for name in sigma) == ["decoder", "decoder", "encoder"]
-    assert all(len(values) == 2 and min(values) > 0 for values in sigma.values())  # one a head
-    assert events_of(Run(toy.run("standard")))[-1]["sigma"] == {}
+def test_every_validation_tells_what_attention_does_to_the_first_sentences_of_its_sample(bench: Bench) -> None:
+    """As a model loaded from the run folder has it: the weights that were validated, here the averaged ones."""
+    sets = ["training.epochs=2", "training.validation_sentences=4", "model.attention.decay=learned"]
+    run = bench.train(settings_of(*sets))
+    *_, last = (event for event in events_of(run) if event["event"] == "valid")
+    assert last["best"]
+    translator = Translator.of_run(run, CPU)
+    sample = bench.splits["valid"][:: len(bench.splits["valid"]) // 4][:4]
+    batch = translator.layout.batch(encode(bench.tokenizer, translator.layout, sample, cut=True))
+    found = attention_statistics(translator.model, [batch], bench.tokenizer.pad_id)
+    assert last["attention"].keys() == found.keys()
+    assert sorted(name.split(".")[0] for name in found) == ["decoder", "decoder", "encoder"]
+    for name, figures in found.items():
+        for figure, values in figures.items():
+            assert last["attention"][name][figure] == pytest.approx(values, abs=1e-4), (name, figure)
 
 
 @pytest.mark.parametrize("kind", KINDS)
