@@ -8,14 +8,18 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
+from projtrans.cli import tune_allocator
 
-from projtrans.evaluate import forced
-from projtrans.prepare import load_tokenizer, read_split
-from projtrans.run import open_run
-from projtrans.settings import of_run
-from projtrans.trainer import Trainer
-from projtrans.translate import Translator
+tune_allocator()  # before torch is imported, as the command line does
+
+import torch  # noqa: E402
+
+from projtrans.evaluate import forced  # noqa: E402
+from projtrans.prepare import load_tokenizer, read_split  # noqa: E402
+from projtrans.run import open_run  # noqa: E402
+from projtrans.settings import of_run  # noqa: E402
+from projtrans.trainer import Trainer  # noqa: E402
+from projtrans.translate import Translator  # noqa: E402
 
 
 def main() -> None:

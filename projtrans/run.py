@@ -6,6 +6,8 @@
                 checkpoints/       the last complete state of training
                 metrics.jsonl      one JSON object per event
                 summary.json       final scores, times, versions, device
+                curves.png         loss, accuracy and BLEU per epoch, where matplotlib is installed
+                tensorboard/       event files, where training.tensorboard asks for them
                 test.hypotheses.txt, test.json   translations of the test split, and what made them
 
 A run folder is self-contained: it can be moved to another machine. Knows no weights; sections of the configuration are
@@ -58,6 +60,16 @@ class Run:
     def summary_file(self) -> Path:
         """Final scores, times, versions, device."""
         return self.folder / "summary.json"
+
+    @property
+    def curves_file(self) -> Path:
+        """Loss, accuracy and BLEU per epoch, as a picture."""
+        return self.folder / "curves.png"
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """Event files of TensorBoard."""
+        return self.folder / "tensorboard"
 
     @property
     def hypotheses_file(self) -> Path:

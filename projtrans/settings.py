@@ -41,6 +41,9 @@ class TrainingConfig(OptimizerConfig):
     report_updates: int = setting(20, "updates between two reports", minimum=1)
     save_minutes: float = setting(5.0, "minutes between two saved states, besides the one after every epoch", above=0)
     evaluate_test: bool = setting(True, "score the test split at the end, with the decoding settings")
+    tensorboard: bool = setting(
+        False, "write TensorBoard event files into the run folder (needs projtrans[tensorboard])"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,8 @@ class Config:
             raise ConfigError("training.by_length: false needs training.batch_sentences, the size of a random batch")
 
 
-LIMITS = ("epochs", "updates", "minutes", "patience")
-"""Settings of training that a resumed run may change: they say when to stop, not how to learn."""
+LIMITS = ("epochs", "updates", "minutes", "patience", "tensorboard")
+"""Settings of training that a resumed run may change: they say when to stop or what to show, not how to learn."""
 
 
 Overrides = Sequence[tuple[str, Any]]

@@ -24,7 +24,7 @@ SATURATED = 0.99
 """A row is saturated where its largest weight is above this."""
 
 Statistics = dict[str, dict[str, list[float | None]]]
-"""By name of the module: `entropy`, `effective_keys` and `saturated`, one a head; `sigma` and `tau` where it has them."""
+"""By name of the module: `entropy`, `effective_keys`, `saturated`, one a head; `sigma` and `tau`, where it has them."""
 
 FIGURES = ("entropy", "effective_keys", "saturated")
 

@@ -112,6 +112,7 @@ class Trainer:
                 self._epoch()
             self._validate()
             self.save()
+            self._lap()
             self._heed_signal()
 
     def _epoch(self) -> None:
@@ -178,15 +179,19 @@ class Trainer:
 
     def _tick(self) -> None:
         """After every update: time, report, save, stop signal."""
-        counters, now = self.counters, time.perf_counter()
-        counters.seconds += now - self.clock
-        counters.training_seconds += now - self.clock
-        self.clock = now
-        if counters.update % self.training.report_updates == 0:
+        self._lap(updating=True)
+        if self.counters.update % self.training.report_updates == 0:
             self._report_progress()
         self._heed_signal()
-        if now - self.saved_at > 60 * self.training.save_minutes:
+        if self.clock - self.saved_at > 60 * self.training.save_minutes:
             self.save()
+        self._lap()
+
+    def _lap(self, *, updating: bool = False) -> None:
+        """Count the time since the last lap, which went into updates or into anything else."""
+        begun, self.clock = self.clock, time.perf_counter()
+        self.counters.seconds += self.clock - begun
+        self.counters.training_seconds += self.clock - begun if updating else 0.0
 
     def _heed_signal(self) -> None:
         number = self.stop_signal()
@@ -228,8 +233,7 @@ class Trainer:
         score = -scores.loss if self.training.best == "loss" else sample_bleu
         best = math.isfinite(score) and (counters.best is None or score > counters.best)
         counters.best, counters.waited = (score, 0) if best else (counters.best, counters.waited + 1)
-        now = time.perf_counter()
-        counters.seconds, self.clock = counters.seconds + now - self.clock, now
+        self._lap()
         if best:
             counters.best_epoch = counters.current_epoch
             self._save_best(scores.loss, sample_bleu)

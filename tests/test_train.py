@@ -689,6 +689,32 @@ def test_every_validation_tells_what_attention_does_to_the_first_sentences_of_it
             assert last["attention"][name][figure] == pytest.approx(values, abs=1e-4), (name, figure)
 
 
+def test_training_seconds_are_those_of_updates_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that tells 1 s an update, 100 s a saved state, 10,000 s an event that is rendered."""
+    clock = [0.0]
+
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr("projtrans.trainer.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Trainer, "_update", taking(1, Trainer._update))
+    monkeypatch.setattr(Trainer, "save", taking(100, Trainer.save))
+    told = taking(10_000, lambda event: None)
+    run = bench.train(
+        settings_of("training.epochs=3", "training.save_minutes=1", "training.report_updates=2"), report=told
+    )
+    summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
+    assert summary["training_seconds"] == summary["updates"] > 6
+    assert summary["seconds"] == clock[0] - 2 * 10_000  # what tells of the beginning and of the end lies outside
+    for event in events_of(run):
+        if event["event"] == "valid":
+            assert event["training_seconds"] == event["update"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_summary_says_how_it_ended(toy: Toy, kind: str) -> None:
     run = Run(toy.run(kind))
