@@ -37,9 +37,9 @@ class Clock:
 def step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
     """One update of the trainer, its parts timed."""
     clock.last = time.perf_counter()
-    hidden = trainer.hidden(batch)
+    hidden = trainer.passes(batch)
     clock.read("forward")
-    (loss,) = trainer.losses(batch, hidden)
+    (loss,) = trainer.losses(batch, *hidden)
     clock.read("output layer, loss and its gradient")
     (loss.smoothed / batch.counted_BT.sum()).backward()
     clock.read("backward")

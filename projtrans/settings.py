@@ -26,6 +26,12 @@ class TrainingConfig(OptimizerConfig):
     by_length: bool = setting(True, "batches of like length; false: of batch_sentences random pairs")
     accumulation: int = setting(1, "batches an update", minimum=1)
     label_smoothing: float = setting(0.1, "ε of label smoothing", minimum=0, below=1)
+    r_drop: float | None = setting(
+        None,
+        "α of R-Drop (Liang et al. 2021; there 5 for translation): two passes with other dropout that are to agree, "
+        "which doubles the cost of an update; null: one pass",
+        above=0,
+    )
     padding_in_loss: bool = setting(False, "learn to predict padding too (the paper; needs model.mask_padding false)")
     epochs: int = setting(20, "passes over the training pairs", minimum=1)
     updates: int | None = setting(None, "stop after so many updates, if epochs do not end before", minimum=1)
@@ -60,6 +66,10 @@ class Config:
             raise ConfigError(
                 "training.padding_in_loss: needs model.mask_padding false, where padding has a fixed length"
             )
+        if self.training.r_drop is not None and not (
+            self.model.dropout or self.model.attention_dropout or self.model.output_dropout
+        ):
+            raise ConfigError("training.r_drop: without dropout both passes are the same; set model.dropout, or null")
         if not self.training.by_length and self.training.batch_sentences is None:
             raise ConfigError("training.by_length: false needs training.batch_sentences, the size of a random batch")
 

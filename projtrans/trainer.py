@@ -36,7 +36,7 @@ from projtrans.corpus import Pair
 from projtrans.errors import DataError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
 from projtrans.events import Initialised, Progress, Report, Validated
-from projtrans.loss import TokenLoss, cross_entropy
+from projtrans.loss import TokenLoss, cross_entropy, r_drop
 from projtrans.multihead import constrain
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
 from projtrans.run import Run
@@ -134,7 +134,7 @@ class Trainer:
         set_rate(self.optimizer, rate(self.training, counters.update + 1, self.last_update))
         positions = sum(self._positions(batch) for batch in batches)
         for batch in (batch.to(self.device) for batch in batches):
-            losses = self.losses(batch, self.hidden(batch))
+            losses = self.losses(batch, *self.passes(batch))
             (torch.stack([loss.smoothed for loss in losses]).sum() / positions).backward()
             gathered.add(losses, int(batch.counted_BT.sum()), batch.counted_BT.numel())
         self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
@@ -160,14 +160,24 @@ class Trainer:
             half = torch.is_autocast_enabled(self.device.type)
         return h_BTD.bfloat16() if half else h_BTD
 
-    def losses(self, batch: Batch, h_BTD: Tensor) -> list[TokenLoss]:
-        """The loss at real pieces, and that at padding where padding is to be predicted too."""
+    def passes(self, batch: Batch) -> list[Tensor]:
+        """The hidden states, and under R-Drop those of a second pass, whose dropout differs."""
+        return [self.hidden(batch) for _ in range(1 if self.training.r_drop is None else 2)]
+
+    def losses(self, batch: Batch, *h_BTD: Tensor) -> list[TokenLoss]:
+        """The loss at real pieces, and that at padding where padding is to be predicted too, of one pass or of two."""
         masks = [batch.counted_BT, ~batch.counted_BT] if self.training.padding_in_loss else [batch.counted_BT]
-        output, smoothing = self.model.output, self.training.label_smoothing
-        return [
-            cross_entropy(h_BTD[mask], output.weight, output.bias, batch.target_out_BT[mask], smoothing)
-            for mask in masks
-        ]
+        output, smoothing, alpha = self.model.output, self.training.label_smoothing, self.training.r_drop
+        found = []
+        for mask in masks:
+            common = (output.weight, output.bias, batch.target_out_BT[mask], smoothing)
+            if alpha is None:
+                (h_ND,) = (h[mask] for h in h_BTD)
+                found.append(cross_entropy(h_ND, *common))
+            else:
+                h_ND, other_ND = (h[mask] for h in h_BTD)
+                found.append(r_drop(h_ND, other_ND, *common, alpha))
+        return found
 
     def _skip(self) -> None:
         self.counters.skipped += 1

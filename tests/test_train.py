@@ -129,6 +129,7 @@ MANNERS = [
     ("random batches", ["training.by_length=false", "training.batch_sentences=16"]),
     ("embeddings from co-occurrence", ["model.embeddings.init=cooccurrence"]),
     ("patience and BLEU", ["training.patience=2", "training.best=bleu"]),
+    ("R-Drop", ["training.r_drop=5"]),
 ]
 
 
@@ -431,6 +432,41 @@ def test_the_first_update_is_that_of_torch(bench: Bench) -> None:
         for name, parameter in model.named_parameters()
     ]
     torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-9).step()
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), name
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_the_first_update_under_r_drop_is_that_of_torch(bench: Bench, padding: bool) -> None:
+    """Two passes, one after the other, with the dropout that torch's generator gives them, and torch's divergences."""
+    bench.splits["train"] = bench.splits["train"][:20]
+    sets = ["training.average=null", "model.dropout=0.3", "training.r_drop=4.0", "training.epochs=1"]
+    sets += ["training.by_length=false", "training.batch_sentences=20", "training.clip_norm=null"]
+    if padding:
+        sets += ["model.mask_padding=false", "training.padding_in_loss=true", "corpus.max_length=9"]
+    trainer = double(bench.trainer(settings_of(*sets, "training.weight_decay=0.0")))
+    model, random = copy.deepcopy(trainer.model).train(), torch.get_rng_state()
+    trainer.train()
+    torch.set_rng_state(random)
+    batch = trainer.batch(trainer.batches(0)[0])
+    counted = torch.ones_like(batch.counted_BT) if padding else batch.counted_BT
+    both = [
+        model.output(model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT))[counted].log_softmax(-1)
+        for _ in range(2)
+    ]
+    assert not torch.equal(*both)
+    nll = [
+        torch.nn.functional.cross_entropy(log_p, batch.target_out_BT[counted], label_smoothing=0.1) for log_p in both
+    ]
+    p, q = (log_p.exp() for log_p in both)
+    divergence = ((p - q) * (both[0] - both[1])).sum() / counted.sum()
+    ((nll[0] + nll[1] + 4.0 / 2 * divergence) / 2).backward()
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    groups = [
+        {"params": [parameter], "lr": rate * (10 if name.endswith("log_sigma") else 1)}
+        for name, parameter in model.named_parameters()
+    ]
+    torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0).step()
     for (name, ours), theirs in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), name
 
