@@ -53,6 +53,7 @@ UNTIMED = {"corpus.folder", "model.embeddings.init", "model.embeddings.window"} 
     for name in (
         *LIMITS, "learning_rate", "schedule", "warmup_updates", "weight_decay", "beta1", "beta2", "sigma_rate",
         "best", "validation_sentences", "validation_beam", "report_updates", "save_minutes", "evaluate_test",
+        "average_checkpoints",
     )
 }  # fmt: skip
 """Settings that may differ without a say in the time of an update, as may all of decoding."""

@@ -69,6 +69,19 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """The mean of the best validated weights was tried, with these scores on the validation split."""
+
+    update: int
+    updates: list[int]  # whose weights were averaged
+    loss: float
+    accuracy: float
+    bleu: float  # of the validation sample
+    chrf: float
+    best: bool  # better than every one of them, and kept
+
+
+@dataclass(frozen=True)
 class Testing:
     """The best model translates the test split."""
 
@@ -86,5 +99,5 @@ class Finished:
     test: Evaluation | None
 
 
-Event = Initialised | Started | Progress | Validated | Testing | Finished
+Event = Initialised | Started | Progress | Validated | Averaged | Testing | Finished
 Report = Callable[[Event], None]

@@ -3,7 +3,7 @@
     runs/NAME/  config.yaml        the resolved configuration
                 tokenizer.model    (or tokenizer.src.model and tokenizer.tgt.model)
                 model.safetensors  the best weights
-                checkpoints/       the last complete state of training
+                checkpoints/       the last complete state of training, and weights to be averaged
                 metrics.jsonl      one JSON object per event
                 summary.json       final scores, times, versions, device
                 curves.png         loss, accuracy and BLEU per epoch, where matplotlib is installed
@@ -28,6 +28,7 @@ from projtrans.tokenizer import Tokenizer
 Section = TypeVar("Section")
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
+CANDIDATE = "validated-{}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Run:
     def state_file(self) -> Path:
         """The last complete state of training."""
         return self.folder / "checkpoints" / "last.safetensors"
+
+    def candidate_file(self, update: int) -> Path:
+        """The validated weights of an update, kept to be averaged."""
+        return self.state_file.with_name(CANDIDATE.format(update))
+
+    @property
+    def candidate_files(self) -> list[Path]:
+        """All of them that there are."""
+        return sorted(self.state_file.parent.glob(CANDIDATE.format("*")))
 
     @property
     def metrics_file(self) -> Path:

@@ -38,6 +38,11 @@ class TrainingConfig(OptimizerConfig):
     minutes: float | None = setting(None, "stop after so many minutes of training and validation", above=0)
     patience: int | None = setting(5, "stop after so many validations without a better one; null: never", minimum=1)
     best: Literal["loss", "bleu"] = setting("loss", "what makes a validation the best one")
+    average_checkpoints: int | None = setting(
+        None,
+        "at the end, try the mean of the best so many validated weights too, and keep it where it is better; null: no",
+        minimum=2,
+    )
     validation_sentences: int = setting(500, "sentences of the validation split whose BLEU is measured", minimum=1)
     validation_beam: int = setting(1, "beam size of that BLEU", minimum=1)
     precision: Literal["auto", "fp32", "bf16"] = setting(

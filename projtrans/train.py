@@ -121,6 +121,7 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "epochs": counters.epoch,
         "updates": counters.update,
         "best_epoch": counters.best_epoch,
+        "averaged": trainer.averaged.updates if trainer.averaged and trainer.averaged.best else None,
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),

@@ -5,6 +5,7 @@ have reached without the stop: the order of the data is a function of seed and e
 in the saved state.
 """
 
+import copy
 import math
 import shlex
 import time
@@ -24,18 +25,21 @@ from projtrans.checkpoint import (
     initialise,
     load_state,
     load_weights,
+    mean_of_candidates,
     named,
     optimizer_tensors,
+    prune_candidates,
     random_tensors,
     restore_optimizer,
     restore_random,
+    save_candidate,
     save_model,
     save_state,
 )
 from projtrans.corpus import Pair
 from projtrans.errors import DataError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
-from projtrans.events import Initialised, Progress, Report, Validated
+from projtrans.events import Averaged, Initialised, Progress, Report, Validated
 from projtrans.loss import TokenLoss, cross_entropy, r_drop
 from projtrans.multihead import constrain
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
@@ -44,6 +48,7 @@ from projtrans.settings import Config
 from projtrans.tally import Counters, Sums, Window
 from projtrans.telemetry import Statistics, attention_statistics
 from projtrans.tokenizer import Tokenizer
+from projtrans.transformer import Transformer
 from projtrans.translate import Translator, layout_of
 
 MAX_SKIPPED = 20
@@ -58,6 +63,8 @@ WATCHED_TOKENS = 2048
 
 class Trainer:
     """One run being trained: the model with everything that moves."""
+
+    averaged: Averaged | None = None  # at the end, where weights were averaged
 
     def __init__(
         self,
@@ -107,11 +114,13 @@ class Trainer:
         while True:
             reason = self._end()
             if reason and self.counters.validated == self.counters.update:
+                self._average_candidates()
                 return reason
             if not reason:
                 self._epoch()
             self._validate()
             self.save()
+            prune_candidates(self.run, (update for update, _ in self.counters.candidates))
             self._lap()
             self._heed_signal()
 
@@ -241,12 +250,13 @@ class Trainer:
         sample_bleu, sample_chrf = self._sample_scores(translator) if math.isfinite(scores.loss) else (0.0, 0.0)
         attention = self._attention(translator)
         score = -scores.loss if self.training.best == "loss" else sample_bleu
+        self._keep_candidate(translator.model, score)
         best = math.isfinite(score) and (counters.best is None or score > counters.best)
         counters.best, counters.waited = (score, 0) if best else (counters.best, counters.waited + 1)
         self._lap()
         if best:
             counters.best_epoch = counters.current_epoch
-            self._save_best(scores.loss, sample_bleu)
+            self._save_best(translator.model, scores.loss, sample_bleu)
         trained, counters.sums = Sums(*counters.sums), list(Sums().values())
         validated = Validated(
             epoch=counters.current_epoch,
@@ -285,11 +295,47 @@ class Trainer:
         sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
         return sample[: self.training.validation_sentences]
 
-    def _translator(self) -> Translator:
+    def _translator(self, model: Transformer | None = None) -> Translator:
         """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""
-        model = (self.average.model if self.average else self.model).eval()
+        model = (model or (self.average.model if self.average else self.model)).eval()
         decoding = replace(self.settings.decoding, beam_size=self.training.validation_beam)
         return Translator(model, self.tokenizer, self.layout, decoding, self.device)
+
+    def _keep_candidate(self, model: Transformer, score: float) -> None:
+        """Keep the validated weights, if they are among the best; what they displace goes when the state is saved."""
+        counters, wanted = self.counters, self.training.average_checkpoints
+        if wanted is None or not math.isfinite(score):
+            return
+        found = sorted([*counters.candidates, (counters.update, score)], key=lambda pair: pair[1], reverse=True)
+        counters.candidates = found[:wanted]
+        if (counters.update, score) in counters.candidates:
+            save_candidate(self.run, counters.update, dict(model.named_parameters()))
+
+    def _average_candidates(self) -> None:
+        """At the end: try the mean of the best validated weights, and keep it where it is better."""
+        counters, updates = self.counters, sorted(update for update, _ in self.counters.candidates)
+        if len(updates) < 2:
+            return
+        model = copy.deepcopy(self.model)
+        load_weights(model, mean_of_candidates(self.run, updates), self.run.state_file.parent)
+        translator = self._translator(model)
+        scores, (sample_bleu, sample_chrf) = forced(translator, self.valid), self._sample_scores(translator)
+        score = -scores.loss if self.training.best == "loss" else sample_bleu
+        best = counters.best is not None and score > counters.best
+        if best:
+            self._save_best(model, scores.loss, sample_bleu)
+        self.averaged = Averaged(
+            update=counters.update,
+            updates=updates,
+            loss=scores.loss,
+            accuracy=scores.accuracy,
+            bleu=sample_bleu,
+            chrf=sample_chrf,
+            best=best,
+        )
+        self.run.append_metrics({"event": "average", **asdict(self.averaged)})
+        self.report(self.averaged)
+        self._lap()
 
     def _end(self) -> str | None:
         counters, training = self.counters, self.training
@@ -344,9 +390,10 @@ class Trainer:
         restore_random(self.device, below("random", state.tensors))
         self.window.sums, self.window.since = Sums(*state.record["window"]), self.counters.training_seconds
         self.run.truncate_metrics(state.record["metrics_bytes"])
+        self.counters.candidates = [(update, score) for update, score in self.counters.candidates]
+        prune_candidates(self.run, (update for update, _ in self.counters.candidates))
 
-    def _save_best(self, loss: float, sample_bleu: float) -> None:
-        model = self.average.model if self.average else self.model
+    def _save_best(self, model: Transformer, loss: float, sample_bleu: float) -> None:
         record = {"update": self.counters.update, "valid_loss": loss, "valid_bleu": sample_bleu, "version": __version__}
         save_model(self.run, dict(model.named_parameters()), self.tokenizer, record)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from conftest import KINDS, Toy
+from conftest import KINDS, Toy, done
 
 from projtrans.cli import app
 from projtrans.config import describe, shipped_names
@@ -155,6 +155,17 @@ def test_every_field_of_the_log_is_documented_and_no_other(toy: Toy, kind: str) 
     numbers = {"standard": set(), "projection": {"sigma"}}[kind]
     assert documented(page, "attention") == figures | {"sigma", "tau"}
     assert figures & {"sigma", "tau"} == numbers  # τ: test_telemetry.py
+
+
+def test_the_event_of_averaged_weights_is_documented(workshop: Path) -> None:
+    sets = ["training.average_checkpoints=2", "training.epochs=2", "training.evaluate_test=false"]
+    sets = [item for assignment in sets for item in ("--set", assignment)]
+    result = done("train", "--config", "tiny.yaml", "--run", "run", "--threads", 1, *sets)
+    *_, record = Run(Path("run")).read_metrics()
+    assert record["event"] == "average"
+    assert record.keys() == documented((ROOT / "docs" / "files.md").read_text(encoding="utf-8"), "average")
+    first, second = record["updates"]
+    assert f"mean of updates {first}, {second}: valid loss {record['loss']:.3f}" in result.err
 
 
 # ------------------------------------------------------------------------------------------- symbols of the attention
