@@ -151,8 +151,8 @@ class _RDrop(torch.autograd.Function):
 
 def _log_ratio(s_NV: Tensor, t_NV: Tensor, p_NV: Tensor, q_NV: Tensor, out: Tensor) -> Tensor:
     """log p - log q, from the logits: probabilities underflow."""
-    apart_N1 = _log_sum(s_NV, p_NV)[0] - _log_sum(t_NV, q_NV)[0]
-    return torch.sub(s_NV, t_NV, out=out).sub_(apart_N1[:, None])
+    apart_N = _log_sum(s_NV, p_NV)[0] - _log_sum(t_NV, q_NV)[0]
+    return out.copy_(s_NV).sub_(t_NV).sub_(apart_N[:, None])  # not sub(s, t, out): that would round to bfloat16
 
 
 def _log_sum(logits_NV: Tensor, p_NV: Tensor) -> tuple[Tensor, Tensor]:

@@ -233,7 +233,7 @@ REFUSED = [
     ("model.attention.sigma.self=0.5", [], "model.attention.sigma.self"),
     ("training.epochs=9", [("training.seed", 7)], "training.seed"),
 ]
-ALLOWED = ["epochs=90", "updates=1000", "minutes=2.5", "patience=null", "patience=3"]
+ALLOWED = ["epochs=90", "updates=1000", "minutes=2.5", "patience=null", "patience=3", "tensorboard=true"]
 
 
 @pytest.mark.parametrize(("assignment", "flags", "named"), REFUSED)
