@@ -30,6 +30,8 @@ PANELS = [
 ]
 """Field of an epoch, title, axis; two rows of two."""
 
+COLOURS = {"training": "tab:blue", "validation": "tab:orange"}
+
 OF_A_RUN = [
     ("loss (nats a piece)", {"training": "train_loss", "validation": "loss"}),
     ("token accuracy", {"training": "train_accuracy", "validation": "accuracy"}),
@@ -139,7 +141,7 @@ def _save_run(validations: Sequence[Mapping[str, Any]], name: str, path: Path) -
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for (title, fields), panel in zip(OF_A_RUN, figure.subplots(1, len(OF_A_RUN)), strict=True):
         for label, field in fields.items():
-            panel.plot(*_points(validations, field), marker=_marker(validations), label=label)
+            panel.plot(*_points(validations, field), marker=_marker(validations), color=COLOURS[label], label=label)
         for best in [event["epoch"] for event in validations if event["best"]][-1:]:
             panel.axvline(best, color="gray", linestyle=":", label="best")
         panel.set(title=title, xlabel="epoch")
