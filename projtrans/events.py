@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from projtrans.evaluate import Evaluation
+from projtrans.telemetry import Statistics
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,21 @@ class Validated:
     train_loss: float
     train_accuracy: float
     train_accuracy_with_padding: float | None  # padding counted too; None where it is not learned
-    sigma: dict[str, list[float]]
     best: bool
+    attention: Statistics
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The mean of the best validated weights was tried, with these scores on the validation split."""
+
+    update: int
+    updates: list[int]  # whose weights were averaged
+    loss: float
+    accuracy: float
+    bleu: float  # of the validation sample
+    chrf: float
+    best: bool  # better than every one of them, and kept
 
 
 @dataclass(frozen=True)
@@ -85,5 +99,5 @@ class Finished:
     test: Evaluation | None
 
 
-Event = Initialised | Started | Progress | Validated | Testing | Finished
+Event = Initialised | Started | Progress | Validated | Averaged | Testing | Finished
 Report = Callable[[Event], None]
