@@ -1,7 +1,8 @@
-"""Where a training step goes: `python docs/step.py DATA [--config NAME] [--attention KIND] [--threads N]`."""
+"""Where a training step goes: `python docs/step.py DATA [--config NAME] [--attention KIND] [--set ...] ...`."""
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from projtrans.cli import tune_allocator
@@ -24,23 +25,23 @@ WARM, TIMED = 5, 20
 class Clock:
     """Seconds by name, from one reading to the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
+        self.now, self.last = now, now()
 
     def read(self, name: str) -> None:
         """Everything since the last reading was `name`."""
-        now = time.perf_counter()
+        now = self.now()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
         self.last = now
 
 
 def step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
     """One update of the trainer, its parts timed."""
-    clock.last = time.perf_counter()
-    hidden = trainer.hidden(batch)
+    clock.last = clock.now()
+    hidden = trainer.passes(batch)
     clock.read("forward")
-    (loss,) = trainer.losses(batch, hidden)
+    (loss,) = trainer.losses(batch, *hidden)
     clock.read("output layer, loss and its gradient")
     (loss.smoothed / batch.counted_BT.sum()).backward()
     clock.read("backward")
@@ -59,9 +60,13 @@ def main() -> None:
     parser.add_argument("--config", default="tatoeba")
     parser.add_argument("--attention")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--processor-time", action="store_true", help="of all threads, whatever else the machine does")
     given = parser.parse_args()
+    now = time.process_time if given.processor_time else time.perf_counter
     torch.set_num_threads(given.threads)
-    chosen = settings.resolve(config.read_yaml(config.find(given.config)), attention=given.attention)
+    raw = config.read_yaml(config.find(given.config))
+    chosen = settings.resolve(raw, attention=given.attention, sets=given.set)
     train = read_split(given.data, "train")
     trainer = Trainer(
         chosen, Run(Path()), load_tokenizer(given.data), train, [], torch.device("cpu"), lambda event: None
@@ -69,8 +74,8 @@ def main() -> None:
     trainer.model.train()
     batches = [trainer.batch(indices) for indices in trainer.batches(0)[: WARM + TIMED]]
     for batch in batches[:WARM]:
-        step(trainer, batch, Clock())
-    clock = Clock()
+        step(trainer, batch, Clock(now))
+    clock = Clock(now)
     for batch in batches[WARM:]:
         step(trainer, batch, clock)
     for name, seconds in clock.seconds.items():

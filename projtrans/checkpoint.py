@@ -5,7 +5,7 @@ the state file holds everything that training needs to go on as if it had never 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,29 @@ def load_state(run: Run, file: Path | None = None) -> State:
     if not file.is_file():
         raise RunError(f"run {run.folder}: no checkpoint to resume from; start it anew under another --run DIR")
     return State(*_load(file, STATE_FORMAT))
+
+
+def save_candidate(run: Run, update: int, weights: Mapping[str, Tensor]) -> None:
+    """Keep validated weights, to be averaged at the end."""
+    distinct = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    _save(run.candidate_file(update), distinct, {"format": FORMAT})
+
+
+def mean_of_candidates(run: Run, updates: Sequence[int]) -> dict[str, Tensor]:
+    """The mean of the validated weights of these updates; raises RunError where one is missing or damaged."""
+    total: dict[str, Tensor] = {}
+    for update in sorted(updates):
+        for name, tensor in _load(run.candidate_file(update))[1].items():
+            total[name] = total[name] + tensor.double() if name in total else tensor.double()
+    return {name: (tensor / len(updates)).float() for name, tensor in total.items()}
+
+
+def prune_candidates(run: Run, updates: Iterable[int]) -> None:
+    """Forget validated weights but those of these updates."""
+    wanted = {run.candidate_file(update) for update in updates}
+    for path in run.candidate_files:
+        if path not in wanted:
+            path.unlink()
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from projtrans import files
 from projtrans.corpus import KNOWN, CorpusConfig, Pair
 from projtrans.errors import ConfigError, DataError
-from projtrans.evaluate import Paired, evaluate, keep, kept, paired_bootstrap
+from projtrans.evaluate import Paired, check_bootstrap_seed, evaluate, keep, kept, paired_bootstrap
 from projtrans.prepare import default_folder, load_tokenizer, read_split
 from projtrans.run import Run, open_run
 from projtrans.settings import LIMITS, differing, of_run
@@ -48,8 +48,13 @@ SPANISH = (
 HEADS = ("model.heads", "model.head_width")
 """Settings of the head width; with those of the attention they are what a time can be divided between."""
 
-UNTIMED = {f"training.{name}" for name in (*LIMITS, "learning_rate", "schedule", "warmup_updates", "best")} | {
-    "corpus.folder", "training.evaluate_test", "training.validation_sentences", "training.validation_beam"
+UNTIMED = {"corpus.folder", "model.embeddings.init", "model.embeddings.window"} | {
+    f"training.{name}"
+    for name in (
+        *LIMITS, "learning_rate", "schedule", "warmup_updates", "weight_decay", "beta1", "beta2", "sigma_rate",
+        "best", "validation_sentences", "validation_beam", "report_updates", "save_minutes", "evaluate_test",
+        "average_checkpoints",
+    )
 }  # fmt: skip
 """Settings that may differ without a say in the time of an update, as may all of decoding."""
 
@@ -81,9 +86,9 @@ class TimeRatio:
 
     side: str
     against: str
-    ratio: float
+    ratio: float | None  # None where one of both has no time
     products: list[list[Factor]]  # one for every third side that stands between the two
-    missing: str | None  # why there is no product, or which run would give one
+    missing: str | None  # why there is no ratio or no product, or which run would give one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,14 +186,23 @@ def time_ratios(sides: Sequence[Side], configurations: Sequence[Mapping[str, Any
     configurations: the flat settings of each side. A product needs a third side with the formula of the one and the
     head width of the other, and nothing else that differs.
     """
-    timed = [
-        (side.label, side.update_milliseconds.mean, configuration)
+    timed = {
+        side.label: (side.label, side.update_milliseconds.mean, configuration)
         for side, configuration in zip(sides, configurations, strict=True)
         if side.update_milliseconds is not None
+    }
+    base, *others = [side.label for side in sides]
+    return [
+        _time_ratio(timed[base], timed[label], list(timed.values()))
+        if base in timed and label in timed
+        else _untimed(base, label, [name for name in (base, label) if name not in timed])
+        for label in others
     ]
-    if not timed or timed[0][0] != sides[0].label:
-        return []
-    return [_time_ratio(timed[0], side, timed) for side in timed[1:]]
+
+
+def _untimed(base: str, label: str, without: Sequence[str]) -> TimeRatio:
+    missing = f"no time of {' and '.join(without)}: no validation in the log so far"
+    return TimeRatio(side=label, against=base, ratio=None, products=[], missing=missing)
 
 
 _Timed = tuple[str, float, Mapping[str, Any]]
@@ -262,8 +276,9 @@ def compare(
 
     data: data folders, of which each run takes the one with its tokenizer; none: its own. prompts: sentences to
     translate side by side; None: six of ours, or of the test split where we do not know its language.
-    Raises DataError where the test splits differ.
+    Raises DataError where the test splits differ, ConfigError for a SACREBLEU_SEED that is none.
     """
+    check_bootstrap_seed()
     members = _members(runs, data)
     groups = grouped(members)
     configurations = [group[0].common for group in groups]
@@ -355,8 +370,7 @@ def _significance(
 ) -> tuple[list[Significance], list[str]]:
     """Every side against the first by the runs of the lowest seed that have translations; and why some are left out."""
     chosen = [next((member for member in group if member.texts is not None), None) for group in groups]
-    base, tested, notes = chosen[0], [], []
-    label, done, total = "paired bootstrap", 0, 2 * (len(groups) - 1)
+    base, tested, notes = chosen[0], {}, []
     for name, member in zip(names[1:], chosen[1:], strict=True):
         if base is None or member is None or base.texts is None or member.texts is None:
             notes.append(f"{name}: no translations of both sides, so no significance test against {names[0]}")
@@ -372,23 +386,22 @@ def _significance(
                 f"{name}: translates the test split word for word as {names[0]} does, so there is nothing to test"
             )
             continue
-        results = {}
-        for metric in ("BLEU", "chrF"):
-            report(label, done, total)
-            results[metric] = paired_bootstrap(metric, base.texts, member.texts, base.references)
-            done += 1
-        report(label, done, total)
-        tested.append(
-            Significance(
-                side=name,
-                against=names[0],
-                run=member.name,
-                against_run=base.name,
-                bleu=results["BLEU"],
-                chrf=results["chrF"],
-            )
-        )
-    return tested, notes
+        tested[name] = member
+    return _tested(names[0], base, tested, report) if base and tested else [], notes
+
+
+def _tested(against: str, base: Member, tested: Mapping[str, Member], report: Report) -> list[Significance]:
+    """One test a metric, of all members at once."""
+    results = []
+    for number, metric in enumerate(("BLEU", "chrF")):
+        report("paired bootstrap", number, 2)
+        systems = [member.texts or [] for member in tested.values()]
+        results.append(paired_bootstrap(metric, base.texts or [], systems, base.references))
+    report("paired bootstrap", 2, 2)
+    return [
+        Significance(side=name, against=against, run=member.name, against_run=base.name, bleu=bleu, chrf=chrf)
+        for (name, member), bleu, chrf in zip(tested.items(), *results, strict=True)
+    ]
 
 
 def _remarks(sides: Sequence[Side], members: Sequence[Member]) -> list[str]:

@@ -247,6 +247,13 @@ class TrainingDisplay:
             f"BLEU {event.bleu:.1f}{'  best' if event.best else ''}"
         )
 
+    def _averaged(self, event: Any) -> None:
+        updates = ", ".join(f"{update:,}" for update in event.updates)
+        self._print(
+            f"mean of updates {updates}: valid loss {event.loss:.3f} accuracy {event.accuracy:.3f} "
+            f"BLEU {event.bleu:.1f}  {'best' if event.best else 'not better than the best of them'}"
+        )
+
     def _testing(self, event: Any) -> None:
         if not self.live:
             return

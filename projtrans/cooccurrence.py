@@ -1,7 +1,7 @@
 """Initial embeddings from the training pieces: pieces that stand beside the same pieces begin near each other.
 
     N_ij = how often pieces i and j stand together
-    PPMI_ij = max(0, log(N_ij N / N_i N_j) - shift)    Church & Hanks 1990 (mutual information of words)
+    PPMI_ij = max(0, log(N_ij N / N_i N_j))            Church & Hanks 1990 (mutual information of words)
     PPMI ≈ U Σ Vᵀ,  E = U √Σ                           Levy & Goldberg 2014 (embedding as matrix factorisation)
 
 Why: Mehta 2025 ("Self-attention as distributional projection", arXiv 2511.13780) reads attention as the projection
@@ -100,15 +100,12 @@ def _sparse(index: Tensor, value: Tensor, size: int) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- factorisation
 
 
-def ppmi(counts_VV: Tensor, shift: float = 0.0) -> Tensor:
-    """max(0, log(N_ij N / N_i N_j) - shift) of symmetric counts, N_i = Σ_j N_ij, N = Σ_ij N_ij: sparse [V, V].
-
-    shift: log k stands for k negative samples (Levy & Goldberg 2014).
-    """
+def ppmi(counts_VV: Tensor) -> Tensor:
+    """max(0, log(N_ij N / N_i N_j)) of symmetric counts, N_i = Σ_j N_ij, N = Σ_ij N_ij: sparse [V, V]."""
     counts_VV = counts_VV.coalesce()
     (i, j), n = counts_VV.indices(), counts_VV.values()
     log_total_V = torch.zeros(len(counts_VV), dtype=n.dtype).index_add_(0, i, n).log()
-    pmi = n.log() + n.sum().log() - log_total_V[i] - log_total_V[j] - shift
+    pmi = n.log() + n.sum().log() - log_total_V[i] - log_total_V[j]
     positive = pmi > CHANCE
     return _sparse(counts_VV.indices()[:, positive], pmi[positive], len(counts_VV))
 

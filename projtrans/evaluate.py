@@ -7,6 +7,7 @@ translations of the test split are kept in the run folder, with a record of what
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -182,22 +183,32 @@ def chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) 
 
 
 def paired_bootstrap(
-    metric: str, baseline: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
-) -> Paired:
-    """sacrebleu's paired bootstrap test (Koehn 2004) of two systems by "BLEU" or "chrF", one reference a sentence.
+    metric: str, baseline: Sequence[str], systems: Sequence[Sequence[str]], references: Sequence[str]
+) -> list[Paired]:
+    """sacrebleu's paired bootstrap test (Koehn 2004) of each system against the baseline by "BLEU" or "chrF".
 
-    sacrebleu seeds its resamples with 12345, or with SACREBLEU_SEED. Raises ConfigError where that is no number.
+    All are translations of the same sentences, with one reference each. sacrebleu seeds its resamples with 12345, or
+    with SACREBLEU_SEED, and takes the same ones for every system.
     """
     measure = {"BLEU": BLEU, "chrF": CHRF}[metric](references=[list(references)])
-    systems: list[tuple[str, Sequence[str]]] = [("baseline", baseline), ("system", hypotheses)]
-    try:
-        test = PairedTest(systems, {metric: measure}, None, "bs", RESAMPLES, n_jobs=1)
-    except ValueError as error:
-        raise ConfigError("SACREBLEU_SEED: must be a whole number, or none; unset it to use sacrebleu's own") from error
-    signatures, results = test()
+    texts = [("baseline", baseline), *((f"system {number}", texts) for number, texts in enumerate(systems))]
+    signatures, results = PairedTest(texts, {metric: measure}, None, "bs", RESAMPLES, n_jobs=1)()
     ((name, signature),) = signatures.items()
-    before, after = cast(list[Any], results[name])
-    return Paired(float(before.score), float(after.score), float(after.p_value), str(signature))
+    before, *after = cast(list[Any], results[name])
+    return [Paired(float(before.score), float(one.score), float(one.p_value), str(signature)) for one in after]
+
+
+def check_bootstrap_seed() -> None:
+    """Raise ConfigError, before any work is done, where SACREBLEU_SEED is nothing that sacrebleu can take."""
+    seed = os.environ.get("SACREBLEU_SEED", "12345")
+    try:
+        usable = seed.lower() == "none" or int(seed) >= 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(
+            f"SACREBLEU_SEED: {seed!r} is no whole number of 0 or more, and not none; unset it to use sacrebleu's own"
+        )
 
 
 # --------------------------------------------------------------------------------- the test split, in the run folder

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from projtrans.evaluate import Evaluation
+from projtrans.telemetry import Statistics
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,21 @@ class Validated:
     train_loss: float
     train_accuracy: float
     train_accuracy_with_padding: float | None  # padding counted too; None where it is not learned
-    sigma: dict[str, list[float]]
     best: bool
+    attention: Statistics
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The mean of the best validated weights was tried, with these scores on the validation split."""
+
+    update: int
+    updates: list[int]  # whose weights were averaged
+    loss: float
+    accuracy: float
+    bleu: float  # of the validation sample
+    chrf: float
+    best: bool  # better than every one of them, and kept
 
 
 @dataclass(frozen=True)
@@ -136,5 +150,5 @@ class Finished:
 
 
 Trouble = Skipped | RolledBack | Halved | Changed | Recovered
-Event = Initialised | Started | Progress | Trouble | Validated | Testing | Finished
+Event = Initialised | Started | Progress | Trouble | Validated | Averaged | Testing | Finished
 Report = Callable[[Event], None]

@@ -1,5 +1,7 @@
 """Output layer and cross-entropy in one, with label smoothing, never holding the logits of a whole batch.
 
+`cross_entropy` of one pass through the network, and `r_drop` of two, whose dropout differs and which are to agree.
+
 Axes: N target positions (padding taken out by the caller), D width, V vocabulary. Knows no model and no masks.
 """
 
@@ -66,11 +68,102 @@ class _CrossEntropy(torch.autograd.Function):
         return grad_h * grad.to(grad_h.dtype), grad_weight * grad, grad_bias * grad, None, None
 
 
+def r_drop(
+    h_ND: Tensor,
+    other_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    target_N: Tensor,
+    smoothing: float,
+    alpha: float,
+) -> TokenLoss:
+    """½ (CE(p) + CE(q)) + α/4 Σ_n (KL(p_n‖q_n) + KL(q_n‖p_n)) of the hidden states of two passes (Liang et al. 2021).
+
+    p = softmax(h Wᵀ + b), q the same of `other`, CE as in `cross_entropy`. It is half of the paper's eq. (4), so that
+    α is the paper's and the loss is one a piece, as without R-Drop. nll and correct are means over the two passes.
+    """
+    return TokenLoss(*_RDrop.apply(h_ND, other_ND, weight_VD, bias_V, target_N, smoothing, alpha))
+
+
+class _RDrop(torch.autograd.Function):
+    """With a = log p - log q: KL(p‖q) = E_p a, KL(q‖p) = -E_q a, and of their sum J
+
+        ∂J/∂s = p (a - E_p a) + p - q        ∂J/∂t = -q (a - E_q a) + q - p
+
+    for the logits s of p and t of q.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h_ND: Tensor,
+        other_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        target_N: Tensor,
+        smoothing: float,
+        alpha: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = torch.float64 if h_ND.dtype == torch.float64 else torch.float32
+        sums = torch.zeros(3, dtype=wide, device=h_ND.device)
+        weight, bias = weight_VD.to(h_ND.dtype), bias_V.to(h_ND.dtype)
+        grads = torch.empty_like(h_ND), torch.empty_like(h_ND)
+        grad_weight, grad_bias = torch.zeros_like(weight_VD, dtype=wide), torch.zeros_like(bias_V, dtype=wide)
+        rows = min(CHUNK, len(h_ND))
+        logits_buffers = h_ND.new_empty(2, rows, len(weight))
+        p_buffers = h_ND.new_empty(3, rows, len(weight), dtype=wide)
+        for first in range(0, len(h_ND), CHUNK):
+            chunk = slice(first, first + CHUNK)
+            states, target = (h_ND[chunk], other_ND[chunk]), target_N[chunk]
+            s, t = (
+                torch.addmm(bias, h, weight.mT, out=logits[: len(h)])
+                for h, logits in zip(states, logits_buffers, strict=True)
+            )
+            p, q, a = (buffer[: len(target)] for buffer in p_buffers)
+            for logits, probabilities in ((s, p), (t, q)):
+                torch.softmax(probabilities.copy_(logits), -1, out=probabilities)
+                sums += _scores(logits, probabilities, target, smoothing) / 2
+            _log_ratio(s, t, p, q, out=a)
+            of_p, of_q = torch.linalg.vecdot(p, a)[:, None], torch.linalg.vecdot(q, a)[:, None]
+            sums[0] += alpha / 4 * (of_p - of_q).sum()
+            if not any(ctx.needs_input_grad):
+                continue
+            pull = (p - q).mul_(alpha / 4)
+            apart = p * (a - of_p) * (alpha / 4) + pull, q * (of_q - a) * (alpha / 4) - pull
+            for g, more, logits, h, grad in zip((p, q), apart, (s, t), states, grads, strict=True):
+                g = _gradient_of_logits(g, target, smoothing).div_(2).add_(more)
+                grad_bias += g.sum(0)
+                g = logits.copy_(g)
+                torch.mm(g, weight, out=grad[chunk])
+                grad_weight += g.mT @ h
+        ctx.save_for_backward(*grads, grad_weight.to(weight_VD.dtype), grad_bias.to(bias_V.dtype))
+        smoothed, nll, correct = sums.unbind()
+        ctx.mark_non_differentiable(nll, correct)
+        return smoothed, nll, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+        grad_h, grad_other, grad_weight, grad_bias = ctx.saved_tensors
+        narrow = grad.to(grad_h.dtype)
+        return grad_h * narrow, grad_other * narrow, grad_weight * grad, grad_bias * grad, None, None, None
+
+
+def _log_ratio(s_NV: Tensor, t_NV: Tensor, p_NV: Tensor, q_NV: Tensor, out: Tensor) -> Tensor:
+    """log p - log q, from the logits: probabilities underflow."""
+    apart_N = _log_sum(s_NV, p_NV)[0] - _log_sum(t_NV, q_NV)[0]
+    return out.copy_(s_NV).sub_(t_NV).sub_(apart_N[:, None])  # not sub(s, t, out): that would round to bfloat16
+
+
+def _log_sum(logits_NV: Tensor, p_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """log Σ exp(logits) from the largest logit and its probability, which cannot underflow; and whose that is."""
+    best_N, piece_N = logits_NV.max(-1)
+    return best_N.to(p_NV.dtype) - p_NV.gather(1, piece_N[:, None])[:, 0].log(), piece_N
+
+
 def _scores(logits_NV: Tensor, p_NV: Tensor, target_N: Tensor, smoothing: float) -> Tensor:
     """[smoothed, nll, correct] summed over the rows; p = softmax(logits)."""
-    best_N, piece_N = logits_NV.max(-1)
-    # log Σ exp(logits) from the largest logit and its probability, which cannot underflow.
-    total_N = best_N.to(p_NV.dtype) - p_NV.gather(1, piece_N[:, None])[:, 0].log()
+    total_N, piece_N = _log_sum(logits_NV, p_NV)
     nll = (total_N - logits_NV.gather(1, target_N[:, None])[:, 0]).sum()
     smoothed = nll
     if smoothing:

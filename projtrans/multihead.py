@@ -267,7 +267,7 @@ class MultiHeadAttention(nn.Module):
             logits = self.logits(_divided(q_BHTK, self._length(q_BHTK)), self.keys(memory))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         decay = self.decay_bias(*logits.shape[2:])
-        return masked_softmax(logits if decay is None else logits + decay, _visible(mask, causal, logits))
+        return masked_softmax(logits if decay is None else logits + decay, visible(mask, causal, logits))
 
     def keys(self, memory: KeysValues) -> Tensor:
         """The keys as they meet the queries [B, H, S, K], float32 or wider where they are normalised."""
@@ -298,7 +298,7 @@ class MultiHeadAttention(nn.Module):
             q_length=self._length(q),
             k_length=memory.length_BHS1,
             unit_values=self.values_are == "keys",
-            mask=_visible(mask, causal, q, memory.k_BHSK.shape[2]),
+            mask=visible(mask, causal, q, memory.k_BHSK.shape[2]),
         )
 
     def _fused(self, q: Tensor, memory: KeysValues, mask: Tensor | None, causal: bool) -> Tensor:
@@ -319,7 +319,7 @@ class MultiHeadAttention(nn.Module):
                 q,
                 k,
                 v,
-                attn_mask=None if aligned else _visible(mask, causal, q, k.shape[2]),
+                attn_mask=None if aligned else visible(mask, causal, q, k.shape[2]),
                 dropout_p=self.dropout if self.training else 0.0,
                 is_causal=aligned,
                 scale=self.initial_sigma**-2 if plain else 1.0,
@@ -336,8 +336,11 @@ def _divided(x_BHTK: Tensor, lengths: Tensor | None) -> Tensor:
     return x_BHTK if lengths is None else x_BHTK / lengths
 
 
-def _visible(mask: Tensor | None, causal: bool, like: Tensor, keys: int | None = None) -> Tensor | None:
-    """The mask with causality in it, for `like` of shape [..., T, S], or [..., T, K] and the number of keys."""
+def visible(mask: Tensor | None, causal: bool, like: Tensor, keys: int | None = None) -> Tensor | None:
+    """The mask with causality in it, for `like` of shape [..., T, S], or [..., T, K] and the number of keys.
+
+    None: every query may attend to every key.
+    """
     if not causal:
         return mask
     queries, keys = like.shape[-2], keys or like.shape[-1]
@@ -380,13 +383,19 @@ def build_attention(
 
 def constrain(model: nn.Module) -> None:
     """Bring every σ that an update took beyond its bound back to it."""
-    for module in _attentions(model):
+    for module in attentions(model):
         module[1].constrain()
 
 
 def sigmas(model: nn.Module) -> dict[str, list[float]]:
     """σ of every module of a network that has one, by its name: one a head, or one."""
     return {name: [round(value, 6) for value in module.sigma().tolist()] for name, module in _with_sigma(model)}
+
+
+def taus(model: nn.Module) -> dict[str, list[float]]:
+    """τ in pieces of every module of a network that learns one, by its name: one a head."""
+    learned = ((name, module) for name, module in attentions(model) if module.decay == "learned")
+    return {name: [round(value, 6) for value in module.log_tau.exp().tolist()] for name, module in learned}
 
 
 def initial_sigmas(model: nn.Module) -> dict[str, str]:
@@ -398,8 +407,9 @@ def initial_sigmas(model: nn.Module) -> dict[str, str]:
 
 
 def _with_sigma(model: nn.Module) -> Iterator[tuple[str, MultiHeadAttention]]:
-    return ((name, module) for name, module in _attentions(model) if module.has_sigma or module.learns_sigma)
+    return ((name, module) for name, module in attentions(model) if module.has_sigma or module.learns_sigma)
 
 
-def _attentions(model: nn.Module) -> Iterator[tuple[str, MultiHeadAttention]]:
+def attentions(model: nn.Module) -> Iterator[tuple[str, MultiHeadAttention]]:
+    """Every attention module of a network, with its name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, MultiHeadAttention))

@@ -101,7 +101,11 @@ def step(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
 
 
 class RMSprop(torch.optim.Optimizer):
-    """v = α v + (1 - α) g², θ = θ - η g / (√v + ε) (Hinton's lecture 6e), or nothing where `found_inf` is 1."""
+    """v = α v + (1 - α) g², θ = θ - η g / √(v + ε), as Keras has it, or nothing where `found_inf` is 1.
+
+    torch's own adds ε to the root. At ε = 1e-7 it is a floor of 3e-4 under the root here, which keeps rows with small
+    gradients from steps of full size.
+    """
 
     found_inf: Tensor
 
@@ -117,7 +121,7 @@ class RMSprop(torch.optim.Optimizer):
                 v = state.setdefault("square_avg", torch.zeros_like(parameter))
                 g = parameter.grad.masked_fill(skip, 0.0)
                 v.mul_(kept).addcmul_(g, g, value=1 - alpha)
-                parameter.addcdiv_(g, v.sqrt().add_(group["eps"]), value=-group["lr"])
+                parameter.addcdiv_(g, v.add(group["eps"]).sqrt_(), value=-group["lr"])
 
 
 class Average(Generic[Network]):

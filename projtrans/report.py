@@ -109,7 +109,7 @@ def _time(sides: Sequence[Side], times: Sequence[TimeRatio]) -> Section:
     rows = _rows(
         sides,
         [
-            ("training, seconds (without validation)", lambda side: side.training_seconds, "{:,.1f}"),
+            ("training, seconds (in updates alone)", lambda side: side.training_seconds, "{:,.1f}"),
             ("milliseconds an update", lambda side: side.update_milliseconds, "{:,.2f}"),
             ("target pieces a second (median)", lambda side: side.tokens_per_second, "{:,.0f}"),
         ],
@@ -119,7 +119,8 @@ def _time(sides: Sequence[Side], times: Sequence[TimeRatio]) -> Section:
 
 
 def _ratio(time: TimeRatio) -> Iterator[str]:
-    begin = f"an update of {time.side} takes {time.ratio:.3f} times that of {time.against}"
+    ratio = NOTHING if time.ratio is None else f"{time.ratio:.3f}"
+    begin = f"an update of {time.side} takes {ratio} times that of {time.against}"
     if time.missing:
         yield f"{begin}; {time.missing}"
     for product in time.products:
@@ -168,6 +169,8 @@ def _scores(comparison: Comparison) -> Section:
         ("chrF", lambda side: side.chrf, "{:.2f}"),
     ]
     rows = _rows(sides, [measure for measure in measures if any(measure[1](side) for side in sides)])
+    if rows:
+        rows.append(["beam size, length penalty", *map(_search, sides)])
     tests = {test.side: test for test in comparison.significance}
     if tests:
         rows.append(["p of BLEU", *(_p(tests.get(side.label), "bleu") for side in sides)])
@@ -178,6 +181,12 @@ def _scores(comparison: Comparison) -> Section:
         rows=rows,
         remarks=list(_score_remarks(comparison)) if rows else [],
     )
+
+
+def _search(side: Side) -> str:
+    if side.beam_size is None or side.length_penalty is None:
+        return NOTHING
+    return f"{side.beam_size}, {side.length_penalty:g}"
 
 
 def _p(test: Significance | None, metric: str) -> str:

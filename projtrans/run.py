@@ -3,9 +3,11 @@
     runs/NAME/  config.yaml        the resolved configuration
                 tokenizer.model    (or tokenizer.src.model and tokenizer.tgt.model)
                 model.safetensors  the best weights
-                checkpoints/       the last complete state of training, and the last good one
+                checkpoints/       the last complete state of training, the last good one, weights to be averaged
                 metrics.jsonl      one JSON object per event
                 summary.json       final scores, times, versions, device
+                curves.png         loss, accuracy and BLEU per epoch, where matplotlib is installed
+                tensorboard/       event files, where training.tensorboard asks for them
                 test.hypotheses.txt, test.json   translations of the test split, and what made them
 
 A run folder is self-contained: it can be moved to another machine. Knows no weights; sections of the configuration are
@@ -26,6 +28,7 @@ from projtrans.tokenizer import Tokenizer
 Section = TypeVar("Section")
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
+CANDIDATE = "validated-{}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,15 @@ class Run:
         """The last complete state of training."""
         return self.folder / "checkpoints" / "last.safetensors"
 
+    def candidate_file(self, update: int) -> Path:
+        """The validated weights of an update, kept to be averaged."""
+        return self.state_file.with_name(CANDIDATE.format(update))
+
+    @property
+    def candidate_files(self) -> list[Path]:
+        """All of them that there are."""
+        return sorted(self.state_file.parent.glob(CANDIDATE.format("*")))
+
     @property
     def good_file(self) -> Path:
         """The last state whose validation loss was finite, or the very first: where training goes back to."""
@@ -68,6 +80,16 @@ class Run:
     def summary_file(self) -> Path:
         """Final scores, times, versions, device."""
         return self.folder / "summary.json"
+
+    @property
+    def curves_file(self) -> Path:
+        """Loss, accuracy and BLEU per epoch, as a picture."""
+        return self.folder / "curves.png"
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """Event files of TensorBoard."""
+        return self.folder / "tensorboard"
 
     @property
     def hypotheses_file(self) -> Path:
@@ -135,6 +157,8 @@ class Run:
         """Remove the halves of files that were being written when training was killed."""
         for file in (self.config_file, self.model_file, self.state_file, self.good_file, self.summary_file):
             files.remove_leftovers(file)
+        for leftover in self.state_file.parent.glob(f".{CANDIDATE.format('*')}.*"):
+            leftover.unlink(missing_ok=True)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The events of metrics.jsonl so far, line by line; a last line that is still being written is left out.

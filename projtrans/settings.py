@@ -26,12 +26,23 @@ class TrainingConfig(OptimizerConfig):
     by_length: bool = setting(True, "batches of like length; false: of batch_sentences random pairs")
     accumulation: int = setting(1, "batches an update", minimum=1)
     label_smoothing: float = setting(0.1, "ε of label smoothing", minimum=0, below=1)
+    r_drop: float | None = setting(
+        None,
+        "α of R-Drop (Liang et al. 2021; there 5 for translation): two passes with other dropout that are to agree, "
+        "which doubles the cost of an update; null: one pass",
+        above=0,
+    )
     padding_in_loss: bool = setting(False, "learn to predict padding too (the paper; needs model.mask_padding false)")
     epochs: int = setting(20, "passes over the training pairs", minimum=1)
     updates: int | None = setting(None, "stop after so many updates, if epochs do not end before", minimum=1)
     minutes: float | None = setting(None, "stop after so many minutes of training and validation", above=0)
     patience: int | None = setting(5, "stop after so many validations without a better one; null: never", minimum=1)
     best: Literal["loss", "bleu"] = setting("loss", "what makes a validation the best one")
+    average_checkpoints: int | None = setting(
+        None,
+        "at the end, try the mean of the best so many validated weights too, and keep it where it is better; null: no",
+        minimum=2,
+    )
     validation_sentences: int = setting(500, "sentences of the validation split whose BLEU is measured", minimum=1)
     validation_beam: int = setting(1, "beam size of that BLEU", minimum=1)
     precision: Literal["auto", "fp32", "bf16"] = setting(
@@ -41,6 +52,9 @@ class TrainingConfig(OptimizerConfig):
     report_updates: int = setting(20, "updates between two reports", minimum=1)
     save_minutes: float = setting(5.0, "minutes between two saved states, besides the one after every epoch", above=0)
     evaluate_test: bool = setting(True, "score the test split at the end, with the decoding settings")
+    tensorboard: bool = setting(
+        False, "write TensorBoard event files into the run folder (needs projtrans[tensorboard])"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +71,16 @@ class Config:
             raise ConfigError(
                 "training.padding_in_loss: needs model.mask_padding false, where padding has a fixed length"
             )
+        if self.training.r_drop is not None and not (
+            self.model.dropout or self.model.attention_dropout or self.model.output_dropout
+        ):
+            raise ConfigError("training.r_drop: without dropout both passes are the same; set model.dropout, or null")
         if not self.training.by_length and self.training.batch_sentences is None:
             raise ConfigError("training.by_length: false needs training.batch_sentences, the size of a random batch")
 
 
-LIMITS = ("epochs", "updates", "minutes", "patience")
-"""Settings of training that a resumed run may change: they say when to stop, not how to learn."""
+LIMITS = ("epochs", "updates", "minutes", "patience", "tensorboard")
+"""Settings of training that a resumed run may change: they say when to stop or what to show, not how to learn."""
 
 
 ORDER = ("seed", "batch_tokens", "batch_sentences", "by_length", "accumulation")

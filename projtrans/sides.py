@@ -84,6 +84,8 @@ class Trained:
     accuracy_with_padding: float | None
     bleu: Score | None
     chrf: Score | None
+    beam_size: int | None  # of the search behind bleu and chrf
+    length_penalty: float | None
     epochs: list[Epoch]
 
 
@@ -102,6 +104,8 @@ class Side:
     accuracy_with_padding: Spread | None
     bleu: Spread | None
     chrf: Spread | None
+    beam_size: int | None  # of the search behind bleu and chrf, the same for all runs
+    length_penalty: float | None
     epochs: list[MeanEpoch]
     multiply_adds: MultiplyAdds
 
@@ -172,6 +176,8 @@ class Member:
             accuracy_with_padding=test.accuracy_with_padding if test else None,
             bleu=test.bleu if test else None,
             chrf=test.chrf if test else None,
+            beam_size=test.beam_size if test else None,
+            length_penalty=test.length_penalty if test else None,
             epochs=list({epoch.epoch: epoch for epoch in map(_epoch, valid)}.values()),
         )
 
@@ -269,6 +275,8 @@ def side_of(label: str, members: Sequence[Member], pairs: Sequence[Pair]) -> Sid
         accuracy_with_padding=Spread.of([run.accuracy_with_padding for run in runs]),
         bleu=Spread.of([run.bleu.score if run.bleu else None for run in runs]),
         chrf=Spread.of([run.chrf.score if run.chrf else None for run in runs]),
+        beam_size=next((run.beam_size for run in runs if run.beam_size is not None), None),
+        length_penalty=next((run.length_penalty for run in runs if run.length_penalty is not None), None),
         epochs=_mean_epochs(runs),
         multiply_adds=multiply_adds(
             first.settings.model, first.tokenizer.target_size, source=max(1, lengths[0]), target=max(1, lengths[1])

@@ -23,6 +23,7 @@ class Counters:
     best: float | None = None  # best validation score so far; larger is better
     best_epoch: int = 0
     waited: int = 0  # validations since the best one
+    candidates: list[tuple[int, float]] = field(default_factory=list)  # update and score of weights to be averaged
     sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # Sums of the epoch
     skipped: int = 0  # updates left out because loss or gradient was not finite
     rollbacks: int = 0  # returns to the last good state; each halves the learning rate

@@ -3,19 +3,20 @@
 trainer.py is the loop; here stand its beginning and its end.
 """
 
+import contextlib
 import platform
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from projtrans import __version__, config, files
+from projtrans import __version__, config, figure, files, tensorboard
 from projtrans import device as devices
 from projtrans.corpus import Pair
 from projtrans.errors import DivergedError, Interrupted
 from projtrans.evaluate import Evaluation, evaluate, keep
-from projtrans.events import Finished, Report, Started, Testing
+from projtrans.events import Event, Finished, Report, Started, Testing
 from projtrans.multihead import initial_sigmas
 from projtrans.run import Run
 from projtrans.settings import Config
@@ -40,6 +41,8 @@ def train(
     stop_signal: asked after every update; a signal number makes training save its state and raise Interrupted.
     Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume).
     """
+    if settings.training.tensorboard:
+        tensorboard.check()
     trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report)
     trainer.stop_signal = stop_signal
     if resume and run.has_begun:
@@ -50,7 +53,8 @@ def train(
     if not resume:  # only now: settings that make no model, or one that does not fit, leave no folder
         run.create(config.dump(settings), tokenizer)
     report(_started(trainer))
-    reason = trainer.train()
+    with _watched(trainer):
+        reason = trainer.train()
     if trainer.counters.best is None:
         raise DivergedError("training diverged: the validation loss was never finite; lower training.learning_rate")
     test = _test(trainer, splits["test"], report) if settings.training.evaluate_test else None
@@ -58,6 +62,26 @@ def train(
     files.write_json(run.summary_file, summary)
     report(Finished(str(run.folder), reason, summary, test))
     return summary
+
+
+@contextlib.contextmanager
+def _watched(trainer: Trainer) -> Iterator[None]:
+    """While it trains: TensorBoard's event files where they are asked for, a picture where one can be drawn."""
+    with contextlib.ExitStack() as open_until_the_end:
+        watchers = [trainer.report]
+        open_until_the_end.callback(setattr, trainer, "report", trainer.report)
+        if trainer.training.tensorboard:
+            board = tensorboard.Board(trainer.run, trainer.counters.update)
+            watchers.append(open_until_the_end.enter_context(board))
+        if figure.installed():
+            watchers.append(open_until_the_end.enter_context(figure.Curves(trainer.run)))
+
+        def report(event: Event) -> None:
+            for watcher in watchers:
+                watcher(event)
+
+        trainer.report = report
+        yield
 
 
 def _started(trainer: Trainer) -> Started:
@@ -101,6 +125,7 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "best_epoch": counters.best_epoch,
         "shaped_by": _shaped_by(trainer),
         "skipped_updates": counters.skipped,
+        "averaged": trainer.averaged.updates if trainer.averaged and trainer.averaged.best else None,
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),

@@ -5,6 +5,7 @@ have reached without the stop: the order of the data is a function of seed and e
 in the saved state. No update waits for the device, and none that is not finite changes anything.
 """
 
+import copy
 import math
 import shlex
 import time
@@ -16,16 +17,28 @@ from torch import Tensor
 
 from projtrans import __version__, config
 from projtrans import device as devices
-from projtrans.batching import Batch, heaviest
-from projtrans.checkpoint import initialise, load_state, random_tensors, restore_random, save_model
+from projtrans.batching import Batch, fixed_batches, heaviest
+from projtrans.checkpoint import (
+    initialise,
+    load_state,
+    load_weights,
+    mean_of_candidates,
+    random_tensors,
+    restore_random,
+    save_candidate,
+    save_model,
+)
+from projtrans.corpus import Pair
 from projtrans.errors import ConfigError, DivergedError, Interrupted
-from projtrans.evaluate import bleu, chrf, forced, references_of
-from projtrans.events import Halved, Initialised, Progress, RolledBack, Skipped, Validated
-from projtrans.loss import TokenLoss, cross_entropy
-from projtrans.multihead import constrain, sigmas
+from projtrans.evaluate import bleu, chrf, encode, forced, references_of
+from projtrans.events import Averaged, Halved, Initialised, Progress, RolledBack, Skipped, Validated
+from projtrans.loss import TokenLoss, cross_entropy, r_drop
+from projtrans.multihead import constrain
 from projtrans.optimizer import clip, rate, set_rate, step
 from projtrans.tally import Sums
+from projtrans.telemetry import Statistics, attention_statistics
 from projtrans.trainstate import TrainState
+from projtrans.transformer import Transformer
 from projtrans.translate import Translator
 
 LOOK_UPDATES = 20
@@ -37,9 +50,17 @@ MAX_SKIPPED = 5
 MAX_ROLLBACKS = 4
 """So many returns to a good state, each with half the learning rate, before training has diverged."""
 
+WATCHED = 64
+"""Sentences of the validation sample on which attention is looked at."""
+
+WATCHED_TOKENS = 2048
+"""Target pieces of them at a time, padding included: the weights of one module at a time are held whole."""
+
 
 class Trainer(TrainState):
     """One run being trained: what happens from update to update."""
+
+    averaged: Averaged | None = None  # at the end, where weights were averaged
 
     def initialise(self) -> None:
         """Give a new model the embeddings that its settings take from the training pairs."""
@@ -60,9 +81,11 @@ class Trainer(TrainState):
             self.save(good=True)
             if self.counters.halvings:
                 self._log(self._halved())
+            self._lap()
         while True:
             reason = self._end()
             if reason and self.counters.validated == self.counters.update:
+                self._average_candidates()
                 return reason
             if self._epoch():
                 finite = self._validate()
@@ -71,6 +94,7 @@ class Trainer(TrainState):
                     self.save(good=not skipped)
                 else:
                     self._roll_back(_trouble(skipped) if finite else "the validation loss is not finite")
+            self._lap()
             self._heed_signal()
 
     def _epoch(self) -> bool:
@@ -131,7 +155,7 @@ class Trainer(TrainState):
         for batch in batches:
             tried.append(batch)
             batch = batch.to(self.device)
-            losses = self.losses(batch, self.hidden(batch))
+            losses = self.losses(batch, *self.passes(batch))
             loss = torch.stack([loss.smoothed for loss in losses]).sum() / positions
             loss.backward()
             total = total + loss.detach()
@@ -148,31 +172,42 @@ class Trainer(TrainState):
             half = torch.is_autocast_enabled(self.device.type)
         return h_BTD.bfloat16() if half else h_BTD
 
-    def losses(self, batch: Batch, h_BTD: Tensor) -> list[TokenLoss]:
-        """The loss at real pieces, and that at padding where padding is to be predicted too."""
+    def passes(self, batch: Batch) -> list[Tensor]:
+        """The hidden states, and under R-Drop those of a second pass, whose dropout differs."""
+        return [self.hidden(batch) for _ in range(1 if self.training.r_drop is None else 2)]
+
+    def losses(self, batch: Batch, *h_BTD: Tensor) -> list[TokenLoss]:
+        """The loss at real pieces, and that at padding where padding is to be predicted too, of one pass or of two."""
         places = [batch.real_N, batch.padding_N] if self.training.padding_in_loss else [batch.real_N]
-        output, smoothing = self.model.output, self.training.label_smoothing
-        h_MD, target_M = h_BTD.flatten(0, 1), batch.target_out_BT.flatten()
-        return [
-            cross_entropy(h_MD.index_select(0, some), output.weight, output.bias, target_M[some], smoothing)
-            for some in places
-        ]
+        output, smoothing, alpha = self.model.output, self.training.label_smoothing, self.training.r_drop
+        target_M = batch.target_out_BT.flatten()
+        found = []
+        for some in places:
+            common = (output.weight, output.bias, target_M[some], smoothing)
+            h_ND = [h.flatten(0, 1).index_select(0, some) for h in h_BTD]
+            found.append(cross_entropy(h_ND[0], *common) if alpha is None else r_drop(h_ND[0], h_ND[1], *common, alpha))
+        return found
 
     def _tick(self) -> bool:
         """After every update: time, report, look, save, stop signal; False where training went back to a good state."""
-        counters, now = self.counters, time.perf_counter()
-        counters.seconds += now - self.clock
-        counters.training_seconds += now - self.clock
-        self.clock = now
+        self._lap(updating=True)
+        counters = self.counters
         if counters.update % self.training.report_updates == 0:
             self._report_progress()
         if counters.update % LOOK_UPDATES == 0 and (skipped := self._look()) >= MAX_SKIPPED:
             self._roll_back(_trouble(skipped))
             return False
         self._heed_signal()
-        if now - self.saved_at > 60 * self.training.save_minutes:
+        if self.clock - self.saved_at > 60 * self.training.save_minutes:
             self.save()
+        self._lap()
         return True
+
+    def _lap(self, *, updating: bool = False) -> None:
+        """Count the time since the last lap, which went into updates or into anything else."""
+        begun, self.clock = self.clock, time.perf_counter()
+        self.counters.seconds += self.clock - begun
+        self.counters.training_seconds += self.clock - begun if updating else 0.0
 
     def _heed_signal(self) -> None:
         number = self.stop_signal()
@@ -282,14 +317,15 @@ class Trainer(TrainState):
         translator = self.translator()
         scores = forced(translator, self.valid)
         sample_bleu, sample_chrf = self._sample_scores(translator) if math.isfinite(scores.loss) else (0.0, 0.0)
+        attention = self._attention(translator)
         score = -scores.loss if self.training.best == "loss" else sample_bleu
+        self._keep_candidate(translator.model, score)
         best = math.isfinite(score) and (counters.best is None or score > counters.best)
         counters.best, counters.waited = (score, 0) if best else (counters.best, counters.waited + 1)
-        now = time.perf_counter()
-        counters.seconds, self.clock = counters.seconds + now - self.clock, now
+        self._lap()
         if best:
             counters.best_epoch = counters.current_epoch
-            self._save_best(scores.loss, sample_bleu)
+            self._save_best(translator.model, scores.loss, sample_bleu)
         trained, counters.sums = Sums(*counters.sums), list(Sums().values())
         validated = Validated(
             epoch=counters.current_epoch,
@@ -304,26 +340,72 @@ class Trainer(TrainState):
             train_loss=trained.loss,
             train_accuracy=trained.accuracy,
             train_accuracy_with_padding=trained.accuracy_with_padding if self.training.padding_in_loss else None,
-            sigma=sigmas(translator.model),
             best=best,
+            attention=attention,
         )
         self.run.append_metrics({"event": "valid", **asdict(validated)})
         self.report(validated)
         return math.isfinite(scores.loss)
 
     def _sample_scores(self, translator: Translator) -> tuple[float, float]:
-        """BLEU and chrF of some sentences, the same at every validation."""
-        sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
-        sample = sample[: self.training.validation_sentences]
+        """BLEU and chrF of the validation sample."""
+        sample = self._sample()
         hypotheses = [translation.text for translation in translator.translate([pair.source for pair in sample])]
         references = [references_of(self.tokenizer, sample)]
         return bleu(hypotheses, references).score, chrf(hypotheses, references).score
 
-    def translator(self) -> Translator:
+    def _attention(self, translator: Translator) -> Statistics:
+        """What attention does on the first sentences of the validation sample."""
+        examples = encode(self.tokenizer, self.layout, self._sample()[:WATCHED], cut=True)
+        batches = (batch.to(self.device) for _, batch in fixed_batches(examples, self.layout, WATCHED_TOKENS))
+        return attention_statistics(translator.model, batches, self.layout.pad_id)
+
+    def _sample(self) -> Sequence[Pair]:
+        """Some sentences of the validation split, the same at every validation."""
+        sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
+        return sample[: self.training.validation_sentences]
+
+    def translator(self, model: Transformer | None = None) -> Translator:
         """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""
-        model = (self.average.model if self.average else self.model).eval()
+        model = (model or (self.average.model if self.average else self.model)).eval()
         decoding = replace(self.settings.decoding, beam_size=self.training.validation_beam)
         return Translator(model, self.tokenizer, self.layout, decoding, self.device)
+
+    def _keep_candidate(self, model: Transformer, score: float) -> None:
+        """Keep the validated weights, if they are among the best; what they displace goes when the state is saved."""
+        counters, wanted = self.counters, self.training.average_checkpoints
+        if wanted is None or not math.isfinite(score):
+            return
+        found = sorted([*counters.candidates, (counters.update, score)], key=lambda pair: pair[1], reverse=True)
+        counters.candidates = found[:wanted]
+        if (counters.update, score) in counters.candidates:
+            save_candidate(self.run, counters.update, dict(model.named_parameters()))
+
+    def _average_candidates(self) -> None:
+        """At the end: try the mean of the best validated weights, and keep it where it is better."""
+        counters, updates = self.counters, sorted(update for update, _ in self.counters.candidates)
+        if len(updates) < 2:
+            return
+        model = copy.deepcopy(self.model)
+        load_weights(model, mean_of_candidates(self.run, updates), self.run.state_file.parent)
+        translator = self.translator(model)
+        scores, (sample_bleu, sample_chrf) = forced(translator, self.valid), self._sample_scores(translator)
+        score = -scores.loss if self.training.best == "loss" else sample_bleu
+        best = counters.best is not None and score > counters.best
+        if best:
+            self._save_best(model, scores.loss, sample_bleu)
+        self.averaged = Averaged(
+            update=counters.update,
+            updates=updates,
+            loss=scores.loss,
+            accuracy=scores.accuracy,
+            bleu=sample_bleu,
+            chrf=sample_chrf,
+            best=best,
+        )
+        self.run.append_metrics({"event": "average", **asdict(self.averaged)})
+        self.report(self.averaged)
+        self._lap()
 
     def _end(self) -> str | None:
         counters, training = self.counters, self.training
@@ -341,8 +423,7 @@ class Trainer(TrainState):
     def _out_of_time(self) -> bool:
         return self.training.minutes is not None and self.counters.seconds >= 60 * self.training.minutes
 
-    def _save_best(self, loss: float, sample_bleu: float) -> None:
-        model = self.average.model if self.average else self.model
+    def _save_best(self, model: Transformer, loss: float, sample_bleu: float) -> None:
         record = {"update": self.counters.update, "valid_loss": loss, "valid_bleu": sample_bleu, "version": __version__}
         save_model(self.run, dict(model.named_parameters()), self.tokenizer, record)
 

@@ -25,6 +25,7 @@ from projtrans.checkpoint import (
     load_weights,
     named,
     optimizer_tensors,
+    prune_candidates,
     random_tensors,
     restore_optimizer,
     restore_random,
@@ -105,10 +106,15 @@ class TrainState:
         save_state(self.run, State(record, tensors))
         if good:
             files.link(self.run.state_file, self.run.good_file)
+            self._prune()
         counters = self.counters
         if counters.best is not None or (counters.update and not counters.validated):  # it has come to something
             self.run.mark_latest()
         self.saved_at = time.perf_counter()
+
+    def _prune(self) -> None:
+        """Forget weights that are not to be averaged any more, now that no state to go back to knows them."""
+        prune_candidates(self.run, (update for update, _ in self.counters.candidates))
 
     @cached_property
     def fingerprint(self) -> int:
@@ -132,6 +138,7 @@ class TrainState:
             self._tell(Recovered(damage, self.counters.update))
         elif state.record["good"]:  # it may have been killed between the two
             files.link(self.run.state_file, self.run.good_file)
+            self._prune()
         self._change(state.record["settings"])
 
     def _last_state(self) -> tuple[State, str | None]:
@@ -148,6 +155,7 @@ class TrainState:
         """Put everything that moves where the state has it."""
         record, source = state.record, self.run.state_file
         self.counters = Counters(**record["counters"])
+        self.counters.candidates = [(update, score) for update, score in self.counters.candidates]
         load_weights(self.model, below("model", state.tensors), source)
         if self.average:
             load_weights(self.average.model, below("average", state.tensors), source)

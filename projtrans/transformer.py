@@ -18,7 +18,7 @@ from projtrans.attention import ProjectionConfig
 from projtrans.config import setting
 from projtrans.cooccurrence import WINDOW
 from projtrans.errors import ConfigError
-from projtrans.multihead import AttentionConfig, KeysValues, Role, build_attention
+from projtrans.multihead import AttentionConfig, KeysValues, MultiHeadAttention, Role, build_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +129,8 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for module in self.modules():  # after the linear layers: attention has its own rule for its matrices
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset) and not isinstance(module, nn.Linear | Transformer):
-                reset()
+            if isinstance(module, MultiHeadAttention | Positions):
+                module.reset_parameters()
         for embedding in (self.source_embedding, self.target_embedding):
             if self.config.embeddings.init == "uniform":
                 nn.init.uniform_(embedding.weight, -0.05, 0.05)

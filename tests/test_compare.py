@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from conftest import Toy, cli, done
 
-from projtrans import compare, evaluate
-from projtrans.compare import ENGLISH, SPANISH, open_runs, time_ratios
+from projtrans import compare, config, evaluate, report
+from projtrans.compare import ENGLISH, SPANISH, UNTIMED, open_runs, time_ratios
 from projtrans.corpus import CorpusConfig, Pair
 from projtrans.errors import ConfigError
-from projtrans.evaluate import Evaluation, Score, kept, paired_bootstrap
+from projtrans.evaluate import Evaluation, Score, check_bootstrap_seed, kept, paired_bootstrap
 from projtrans.files import write_lines
 from projtrans.prepare import read_split
 from projtrans.run import Run
 from projtrans.search import DecodingConfig
-from projtrans.settings import flat
+from projtrans.settings import Config, flat
 from projtrans.sides import Side, Spread
 
 KIND = "model.attention.kind"
@@ -108,16 +108,49 @@ def test_scores_are_those_of_evaluate_and_p_values_those_of_sacrebleu(place: Pat
 def test_certain_and_small_differences_are_told_apart() -> None:
     references = [f"the answer to question {number} is {number * 7}" for number in range(60)]
     almost = [*references[:-1], "no answer"]
-    assert paired_bootstrap("BLEU", references, almost, references).p_value > 0.05
-    certain = paired_bootstrap("chrF", ["no idea"] * 60, references, references)
+    (chance,) = paired_bootstrap("BLEU", references, [almost], references)
+    assert chance.p_value > 0.05
+    (certain,) = paired_bootstrap("chrF", ["no idea"] * 60, [references], references)
     assert (certain.score, certain.p_value) == (pytest.approx(100), pytest.approx(1 / 1001))
 
 
-def test_a_seed_of_sacrebleu_that_is_no_number_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SACREBLEU_SEED", "lucky")
+@pytest.mark.parametrize("metric", ["BLEU", "chrF"])
+def test_systems_tested_together_have_the_figures_that_each_has_alone(metric: str) -> None:
+    references = [f"the answer to question {number} is {number * 7}" for number in range(40)]
+    spoilt = [[text if number % step else "no idea" for number, text in enumerate(references)] for step in (2, 3, 7, 9)]
+    base, *systems = spoilt
+    together = paired_bootstrap(metric, base, systems, references)
+    assert together == [paired_bootstrap(metric, base, [system], references)[0] for system in systems]
+    assert len({test.p_value for test in together} | {test.score for test in together}) > 3
+
+
+def test_three_sides_are_tested_as_each_of_two(place: Path) -> None:
+    together = compared(STANDARD, PROJECTION, "runs/wide")["significance"]
+    assert [test["against_run"] for test in together] == [STANDARD, STANDARD]
+    for test, run in zip(together, (PROJECTION, "runs/wide"), strict=True):
+        (alone,) = compared(STANDARD, run)["significance"]
+        assert test["run"] == run
+        assert [test[metric] for metric in ("bleu", "chrf")] == [alone[metric] for metric in ("bleu", "chrf")]
+
+
+@pytest.mark.parametrize("seed", ["lucky", "", "1.5", "-1"])
+def test_a_seed_that_sacrebleu_cannot_take_is_one_line_before_any_work(
+    place: Path, monkeypatch: pytest.MonkeyPatch, seed: str
+) -> None:
+    monkeypatch.setenv("SACREBLEU_SEED", seed)
+    monkeypatch.setattr(compare, "_members", refuse)
     result = cli("compare", STANDARD, PROJECTION)
     assert (result.status, result.out) == (2, "")
-    assert "SACREBLEU_SEED" in result.errors[0]
+    assert len(result.errors) == 1
+    assert f"SACREBLEU_SEED: {seed!r}" in result.errors[0]
+
+
+@pytest.mark.parametrize("seed", ["0", "7", " 12 ", "None", "none"])
+def test_a_seed_that_sacrebleu_takes_is_taken(monkeypatch: pytest.MonkeyPatch, seed: str) -> None:
+    monkeypatch.setenv("SACREBLEU_SEED", seed)
+    check_bootstrap_seed()
+    (test,) = paired_bootstrap("BLEU", ["a b c d", "e"], [["a b c d", "f"]], ["a b c d", "e f"])
+    assert f"seed:{'none' if seed.lower() == 'none' else int(seed)}" in test.signature
 
 
 def test_seeds_of_a_side_have_mean_and_deviation(place: Path) -> None:
@@ -248,7 +281,7 @@ def side(label: str, milliseconds: float | None) -> Side:
 
 def settings(kind: str, head_width: int | None, **more: Any) -> dict[str, Any]:
     """Flat settings: eight heads, width 64."""
-    given = {"model.width": 64, "model.heads": 8, "model.head_width": head_width, KIND: kind, "training.epochs": 3}
+    given = dict.fromkeys(UNTIMED) | {"model.width": 64, "model.heads": 8, "model.head_width": head_width, KIND: kind}
     return given | {path.replace("__", "."): value for path, value in more.items()}
 
 
@@ -267,7 +300,8 @@ def test_a_ratio_of_times_is_the_product_of_head_width_and_formula() -> None:
 
 
 def test_the_other_corner_serves_as_well_and_both_together_give_two_products() -> None:
-    other = settings("projection", 64, training__learning_rate=0.5, decoding__beam_size=3)  # which take no time
+    untimed = {path.replace(".", "__"): 0.5 for path in UNTIMED}
+    other = settings("projection", 64, decoding__beam_size=3, **untimed)  # none of which takes time
     sides = [side("wide", 20.0), side("narrow", 12.0), side("corner", 24.0), side("sliced", 10.0)]
     narrow, *_ = time_ratios(sides, [WIDE, NARROW, other, SLICED])
     causes = [[(factor.cause, factor.ratio) for factor in product] for product in narrow.products]
@@ -295,9 +329,26 @@ def test_what_else_differs_forbids_a_division() -> None:
     assert ratios[0].products == []
 
 
-def test_runs_without_a_time_have_no_ratio() -> None:
-    assert time_ratios([side("wide", None), side("narrow", 12.0)], [WIDE, NARROW]) == []
-    assert time_ratios([side("wide", 20.0), side("narrow", None)], [WIDE, NARROW]) == []
+@pytest.mark.parametrize(
+    ("times", "without"),
+    [((None, 12.0), "wide"), ((20.0, None), "narrow"), ((None, None), "wide and narrow")],
+)
+def test_a_side_without_a_time_has_a_reason_instead_of_a_ratio(
+    times: tuple[float | None, float | None], without: str
+) -> None:
+    sides = [side("wide", times[0]), side("narrow", times[1]), side("sliced", 10.0)]
+    narrow, sliced = time_ratios(sides, [WIDE, NARROW, SLICED])
+    assert (narrow.side, narrow.ratio, narrow.products) == ("narrow", None, [])
+    assert narrow.missing == f"no time of {without}: no validation in the log so far"
+    assert (sliced.ratio is None) == (times[0] is None)
+    (line,) = report._ratio(narrow)
+    assert line == f"an update of narrow takes – times that of wide; {narrow.missing}"
+
+
+def test_what_may_differ_without_a_say_in_the_time_are_settings() -> None:
+    """And each says something about when, how often or how far, and nothing about how much is computed in an update."""
+    assert {dotted.partition(" ")[0] for dotted, *_ in config.describe(Config)} >= UNTIMED
+    assert not UNTIMED & {"training.batch_tokens", "training.precision", "training.accumulation", "training.average"}
 
 
 def test_the_command_divides_the_time(place: Path) -> None:
@@ -364,6 +415,11 @@ def test_text_and_markdown_say_the_same(place: Path) -> None:
                     break
                 assert len(row.replace("\\|", "").split("|")) == columns, row
     assert any(line.startswith("| one \\| two \\*three\\* |") for line in page)
+    assert "| beam size, length penalty | 5, 1 | 5, 1 |" in page
+    assert (
+        "| beam size, length penalty | 2, 0.5 | 2, 0.5 |"
+        in done(*arguments, "--format", "markdown", "--beam-size", 2, "--length-penalty", 0.5).lines
+    )
     bleu = next(line for line in page if line.startswith("| BLEU |"))
     for value in (f"{side['bleu']['mean']:.2f}" for side in compared(STANDARD, PROJECTION)["sides"]):
         assert value in bleu

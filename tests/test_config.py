@@ -95,6 +95,8 @@ def sections(draw: st.DrawFn, section: Any) -> Any:
         drawn["name"] = draw(st.sampled_from(["phrasebook", "tatoeba-spa-eng"]))
     if section is Config and drawn["model"].mask_padding:
         drawn["training"] = dataclasses.replace(drawn["training"], padding_in_loss=False)
+    if section is Config and not any(value for name, value in vars(drawn["model"]).items() if "dropout" in name):
+        drawn["training"] = dataclasses.replace(drawn["training"], r_drop=None)
     return section(**drawn)
 
 
@@ -254,6 +256,13 @@ TOGETHER = [
         "training.padding_in_loss: ",
         "mask_padding",
     ),
+    (
+        "two passes without dropout",
+        {"model": {"dropout": 0.0}, "training": {"r_drop": 5.0}},
+        "training.r_drop: ",
+        "model.dropout",
+    ),
+    ("one weight to average", {"training": {"average_checkpoints": 1}}, "training.average_checkpoints: ", "≥ 2"),
     ("random batches of no size", {"training": {"by_length": False}}, "training.by_length: ", "batch_sentences"),
     (
         "a window without co-occurrences",

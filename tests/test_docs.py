@@ -1,18 +1,25 @@
 """The documentation against the code: generated pages are fresh, links lead somewhere, commands exist as written."""
 
+import importlib
 import importlib.util
+import inspect
 import re
 import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import typer
 import yaml
+from conftest import KINDS, Toy, done
 
 from projtrans.cli import app
-from projtrans.config import shipped_names
+from projtrans.config import describe, shipped_names
+from projtrans.multihead import MultiHeadAttention
+from projtrans.run import Run
+from projtrans.transformer import ModelConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -129,3 +136,100 @@ def test_the_attention_of_the_documentation_is_the_one_that_is_tested() -> None:
     tested = (ROOT / "tests" / "test_new_attention.py").read_text(encoding="utf-8")
     for part in re.split(r"\n\n\n", block[1].strip()):
         assert part.removeprefix("@register\n") in tested
+
+
+def documented(page: str, kind: str) -> set[str]:
+    """The fields of the table "field of `KIND`"."""
+    table = page.partition(f"| field of `{kind}` |")[2].partition("\n\n")[0]
+    return {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_of_the_log_is_documented_and_no_other(toy: Toy, kind: str) -> None:
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    records = Run(toy.run(kind)).read_metrics()
+    assert {record["event"] for record in records} == {"train", "valid"}
+    for record in records:
+        assert record.keys() == documented(page, record["event"])
+    figures = {name for record in records for module in record.get("attention", {}).values() for name in module}
+    numbers = {"standard": set(), "projection": {"sigma"}}[kind]
+    assert documented(page, "attention") == figures | {"sigma", "tau"}
+    assert figures & {"sigma", "tau"} == numbers  # τ: test_telemetry.py
+
+
+def test_the_event_of_averaged_weights_is_documented(workshop: Path) -> None:
+    sets = ["training.average_checkpoints=2", "training.epochs=2", "training.evaluate_test=false"]
+    sets = [item for assignment in sets for item in ("--set", assignment)]
+    result = done("train", "--config", "tiny.yaml", "--run", "run", "--threads", 1, *sets)
+    *_, record = Run(Path("run")).read_metrics()
+    assert record["event"] == "average"
+    assert record.keys() == documented((ROOT / "docs" / "files.md").read_text(encoding="utf-8"), "average")
+    first, second = record["updates"]
+    assert f"mean of updates {first}, {second}: valid loss {record['loss']:.3f}" in result.err
+
+
+# ------------------------------------------------------------------------------------------- symbols of the attention
+
+SYMBOLS = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
+SYMBOLS = SYMBOLS.partition("## Symbol, setting, function, test\n")[2].partition("\n## ")[0]
+ROWS = [
+    [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in SYMBOLS.splitlines() if line[:1] == "|"
+]
+MODULES = [
+    importlib.import_module(f"projtrans.{name}")
+    for name in ("attention", "multihead", "products", "transformer", "batching")
+]
+SETTINGS = {dotted.partition(" ")[0]: kind for dotted, kind, *_ in describe(ModelConfig, "model")}
+
+
+def test_the_table_of_symbols_is_read() -> None:
+    assert ROWS[0] == ["in the paper", "setting", "function", "held by"]
+    assert len(ROWS) > 11
+    assert all(len(row) == 4 for row in ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS[2:], ids=lambda row: row[0])
+def test_settings_of_the_table_of_symbols_exist_with_their_values(row: list[str]) -> None:
+    words = re.findall(r"`([^`]+)`", row[1])
+    found = {word.partition(":")[0]: word.partition(":")[2] for word in words}
+    known = {name: path for name in found for path in SETTINGS if path in (name, f"model.attention.{name}")}
+    known |= {name: f"model.attention.sigma.{name}" for name in found if f"model.attention.sigma.{name}" in SETTINGS}
+    allowed = " ".join(SETTINGS[path] for path in (*known.values(), "model.attention.kind"))
+    for name, values in found.items():
+        if name == "sigma":
+            assert all(f"model.attention.sigma.{key}" in SETTINGS for key in re.findall(r"(\w+):", values))
+            continue
+        assert name in known or re.search(rf"\b{name}\b", allowed), f"{name}: neither a setting nor a value of one"
+        for value in re.findall(r"[\w.]+", values):
+            assert value == "τ" or re.search(rf"\b{value}\b", allowed), f"{name}: {value}"
+
+
+@pytest.mark.parametrize("row", ROWS[2:], ids=lambda row: row[0])
+def test_functions_of_the_table_of_symbols_exist(row: list[str]) -> None:
+    for name in re.findall(r"`([^`]+)`", row[2]):
+        first, *rest = name.removesuffix("()").split(".")
+        owners = [*MODULES, MultiHeadAttention]
+        (found,) = {
+            id(thing): thing for owner in owners if (thing := vars(owner).get(first, attribute(owner, first)))
+        }.values()
+        for part in rest:
+            assert hasattr(found, part) or attribute(found, part), name
+
+
+def attribute(owner: Any, name: str) -> Any:
+    """What a class keeps under a name: annotated, or set when it is made."""
+    if not isinstance(owner, type):
+        return None
+    made = re.search(rf"self\.{name}\b(?=[\w.,= ]*=)", inspect.getsource(owner))
+    return owner.__annotations__.get(name) or made
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_test_files_that_are_named_exist(page: Path) -> None:
+    for name in re.findall(r"\btest_\w+\.py\b", page.read_text(encoding="utf-8")):
+        assert (ROOT / "tests" / name).is_file(), name
+
+
+def test_the_section_on_symbols_names_the_tests_of_the_attention() -> None:
+    named = set(re.findall(r"test_\w+\.py", SYMBOLS))
+    assert {f"test_{name}.py" for name in ("attention", "identities", "multihead", "products", "switches")} <= named

@@ -1,13 +1,17 @@
 """The figure of the learning curves: what is drawn, the files, and what is said where it cannot be drawn."""
 
 import math
+import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import cli, done
 
 from projtrans import figure
 from projtrans.errors import ConfigError
+from projtrans.run import Run
 from projtrans.sides import MeanEpoch, Side, Spread
 
 pytest.importorskip("matplotlib")
@@ -17,7 +21,7 @@ def side(label: str, *losses: Spread | None) -> Side:
     """A side with these losses, everywhere where a curve is drawn."""
     nothing = dict.fromkeys(
         ("parameters", "training_seconds", "update_milliseconds", "tokens_per_second", "loss", "accuracy",
-         "accuracy_with_padding", "bleu", "chrf", "multiply_adds")
+         "accuracy_with_padding", "bleu", "chrf", "beam_size", "length_penalty", "multiply_adds")
     )  # fmt: skip
     epochs = [
         MeanEpoch(epoch=number, train_loss=loss, train_accuracy=loss, loss=loss, accuracy=loss)
@@ -68,3 +72,80 @@ def test_without_matplotlib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError, match=r"--figure: matplotlib is not installed; pip install projtrans\[plots\]"):
         figure.check([Path("a.svg")])
     figure.check([])
+
+
+# ------------------------------------------------------------------------------------------------------------ one run
+
+VALID = {"event": "valid", "epoch": 1, "train_loss": 3.0, "loss": 2.5, "train_accuracy": 0.25, "accuracy": 0.5,
+         "bleu": 10.0, "best": True}  # fmt: skip
+TINY = ["--config", "tiny.yaml", "--run", "run", "--threads", 1, "--set", "training.evaluate_test=false"]
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, run: Run) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """The lines of every panel of the picture of a run: title, label, places and heights."""
+    from matplotlib.figure import Figure
+
+    found: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    savefig = Figure.savefig
+
+    def save(figure: Figure, *arguments: Any, **options: Any) -> None:
+        for panel in figure.axes:
+            lines = {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in panel.lines}
+            found[panel.get_title()] = lines
+        savefig(figure, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        figure.draw_run(run)
+    return found
+
+
+def test_a_run_has_its_curves_from_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path)
+    second = {**VALID, "epoch": 2, "loss": math.nan, "accuracy": 0.625, "bleu": 20.0, "best": False}
+    for record in ({"event": "train", "epoch": 1}, VALID, {**second, "bleu": 1.0}, second):
+        run.append_metrics(record)
+    panels = drawn(monkeypatch, run)
+    loss, accuracy, bleu = panels.values()
+    assert loss.keys() == accuracy.keys() == {"training", "validation", "best"}
+    assert loss["training"] == ([1, 2], [3.0, 3.0])
+    assert loss["validation"][1][0] == 2.5
+    assert math.isnan(loss["validation"][1][1])
+    assert accuracy["validation"] == ([1, 2], [0.5, 0.625])
+    assert bleu["validation"] == ([1, 2], [10.0, 20.0]), "an epoch that was validated twice counts as the second time"
+    assert bleu["best"][0] == [1, 1]
+    data = run.curves_file.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert struct.unpack(">2I", data[16:24]) == (1200, 360)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.jsonl"]
+
+
+def test_a_run_without_a_validation_has_no_picture(tmp_path: Path) -> None:
+    figure.draw_run(Run(tmp_path))
+    Run(tmp_path).append_metrics({"event": "train", "epoch": 1})
+    figure.draw_run(Run(tmp_path))
+    assert not Run(tmp_path).curves_file.exists()
+
+
+def test_training_leaves_a_picture_however_it_ends(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end, when it is stopped, and in between where the last one is old."""
+    pictures: list[int] = []
+    draw = figure.draw_run
+    monkeypatch.setattr(figure, "draw_run", lambda run: (pictures.append(len(run.read_metrics())), draw(run)))
+    done("train", *TINY, "--set", "training.epochs=2")
+    assert len(pictures) == 1
+    assert Path("run", "curves.png").stat().st_size > 10_000
+    monkeypatch.setattr(figure, "SECONDS", -1)
+    done("train", *TINY[:2], "--run", "often", *TINY[4:], "--set", "training.epochs=3")
+    assert len(pictures) == 1 + 3 + 1
+    assert pictures == sorted(pictures[:1]) + sorted(pictures[1:])
+    wild = ["--set", "training.learning_rate=1e30", "--set", "training.warmup_updates=0"]
+    assert cli("train", *TINY[:2], "--run", "wild", *TINY[4:], *wild).status == 3
+
+
+def test_without_matplotlib_training_says_nothing_of_it(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = done("train", *TINY, "--set", "training.epochs=1")
+    assert "matplotlib" not in result.err
+    assert "projtrans[plots]" not in result.err
+    assert not Path("run", "curves.png").exists()

@@ -22,13 +22,13 @@ LAYERS = [
     ["config", "files", "device", "inflection", "frames", "products"],
     ["lexicon", "multihead", "cooccurrence", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
     ["phrasebook", "attention", "batching"],
-    ["transformer", "tally"],
+    ["transformer", "tally", "telemetry"],
     ["run"],
     ["checkpoint"],
     ["translate"],
     ["evaluate", "prepare", "settings", "arithmetic", "__init__"],
     ["events", "launch", "sides"],
-    ["trainstate", "compare", "figure"],
+    ["trainstate", "compare", "figure", "tensorboard"],
     ["trainer"],
     ["train", "preview"],
     ["console", "options", "report"],
@@ -37,7 +37,17 @@ LAYERS = [
     ["__main__"],
 ]
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
-TENSOR_WING = {"products", "multihead", "attention", "cooccurrence", "transformer", "loss", "optimizer", "search"}
+TENSOR_WING = {
+    "products",
+    "multihead",
+    "attention",
+    "cooccurrence",
+    "transformer",
+    "telemetry",
+    "loss",
+    "optimizer",
+    "search",
+}
 TEXT_WING = {"tokenizer", "corpus", "tatoeba", "phrasebook", "lexicon", "inflection", "frames"}
 MOST_LINES_OF_A_FILE = 500
 MOST_LINES_OF_A_FUNCTION = 80
@@ -107,6 +117,7 @@ ONLY_IN = [
     ("sentencepiece", {"tokenizer"}, "one tokenizer"),
     ("sacrebleu", {"evaluate"}, "one score"),
     ("matplotlib", {"figure"}, "an optional extra"),
+    ("tensorboard", set(), "an optional extra, reached through torch, in tensorboard.py"),
     ("safetensors", {"checkpoint"}, "one format of weights"),
     ("yaml", {"config", "frames", "lexicon"}, "settings, and the two halves of the bundled corpus"),
     ("pickle", set(), "nothing is unpickled"),

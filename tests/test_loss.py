@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from projtrans.loss import CHUNK, TokenLoss, cross_entropy
+from projtrans.loss import CHUNK, TokenLoss, cross_entropy, r_drop
 
 SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7]
 
@@ -160,3 +160,113 @@ def test_bfloat16_hidden_states_come_close_to_float32(n: int) -> None:
     for ours, theirs in zip(found, expected, strict=True):
         error = (ours.float() - theirs).norm() / theirs.norm()
         assert error < 0.02, "bfloat16 has 8 bits"
+
+
+# ------------------------------------------------------------------------------------------------------------ R-Drop
+
+
+def other_of(h: Tensor, seed: int = 2) -> Tensor:
+    """The hidden states of a second pass."""
+    noise = torch.randn(h.shape, dtype=h.dtype, generator=torch.Generator().manual_seed(seed))
+    return (h.detach() + 0.5 * noise).requires_grad_()
+
+
+def two_passes(
+    h: Tensor, other: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float, alpha: float
+) -> TokenLoss:
+    """The same by torch: half of Liang et al.'s L = CE + CE + α/2 (KL + KL), with torch's own divergences."""
+    one, two = (F.linear(states, weight, bias) for states in (h, other))
+    log_p, log_q = one.log_softmax(-1), two.log_softmax(-1)
+    divergence = F.kl_div(log_q, log_p, reduction="sum", log_target=True)  # KL(p‖q): torch's target comes second
+    divergence = divergence + F.kl_div(log_p, log_q, reduction="sum", log_target=True)
+    first, second = (reference(states, weight, bias, target, smoothing) for states in (h, other))
+    total = first.smoothed + second.smoothed + alpha / 2 * divergence
+    return TokenLoss(total / 2, (first.nll + second.nll) / 2, (first.correct + second.correct) / 2)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 5.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("n", SIZES)
+def test_r_drop_is_that_of_torch(n: int, smoothing: float, alpha: float) -> None:
+    h, weight, bias, target = problem(n)
+    inputs = (h, other_of(h), weight, bias)
+    ours, torchs = (function(*inputs, target, smoothing, alpha) for function in (r_drop, two_passes))
+    for found, expected in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11, check_dtype=False)
+    found, expected = (torch.autograd.grad(loss.smoothed * 0.37, inputs) for loss in (ours, torchs))
+    for ours_grad, torchs_grad in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours_grad, torchs_grad, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_gradient_of_r_drop_is_that_of_finite_differences(
+    smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projtrans.loss.CHUNK", 3)
+    h, weight, bias, target = problem(7, 3, 4)
+    assert torch.autograd.gradcheck(
+        lambda *inputs: r_drop(*inputs, target, smoothing, 3.0).smoothed, (h, other_of(h), weight, bias)
+    )
+
+
+def test_two_passes_that_agree_are_one() -> None:
+    h, weight, bias, target = problem(CHUNK + 2)
+    twice = r_drop(h, h.detach().clone().requires_grad_(), weight, bias, target, 0.1, 5.0)
+    once = cross_entropy(h, weight, bias, target, 0.1)
+    for found, expected in zip(twice, once, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-10)
+    found, expected = (torch.autograd.grad(loss.smoothed, (weight, bias)) for loss in (twice, once))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
+
+
+def test_the_passes_of_r_drop_can_change_places() -> None:
+    h, weight, bias, target = problem(50)
+    other = other_of(h)
+    one, two = (r_drop(*states, weight, bias, target, 0.1, 2.0) for states in ((h, other), (other, h)))
+    torch.testing.assert_close(one.smoothed, two.smoothed, rtol=1e-13, atol=0)
+    found, expected = (torch.autograd.grad(loss.smoothed, (h, other)) for loss in (one, two))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_r_drop_without_gradients_has_the_same_sums(n: int) -> None:
+    h, weight, bias, target = problem(n)
+    inputs = (h, other_of(h), weight, bias)
+    with torch.no_grad():
+        silent = r_drop(*inputs, target, 0.1, 5.0)
+    for quiet, loud in zip(silent, r_drop(*inputs, target, 0.1, 5.0), strict=True):
+        assert torch.equal(quiet, loud)
+        assert not quiet.requires_grad
+
+
+def test_passes_that_are_certain_of_different_pieces_have_a_finite_divergence() -> None:
+    """Probabilities underflow to 0 in float32 there: KL is the distance of the logits, and not infinite."""
+    h, other = torch.ones(2, 1, requires_grad=True), torch.ones(2, 1, requires_grad=True)
+    weight, bias = torch.tensor([[300.0], [0.0], [-300.0]]).requires_grad_(), torch.zeros(3, requires_grad=True)
+    with torch.no_grad():
+        other.mul_(-1.0)
+    target = torch.tensor([0, 2])
+    loss = r_drop(h, other, weight, bias, target, 0.0, 1.0)
+    assert loss.smoothed.item() == pytest.approx((600 + 600) / 2 + 0.25 * 2 * 2 * 600, rel=1e-6)
+    wide = [tensor.detach().double().requires_grad_() for tensor in (h, other, weight, bias)]
+    exact = two_passes(*wide, target, 0.0, 1.0)
+    found = torch.autograd.grad(loss.smoothed, (h, other, weight, bias))
+    expected = torch.autograd.grad(exact.smoothed, wide)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [5, CHUNK + 9])
+def test_r_drop_in_bfloat16_comes_close_to_float32(n: int) -> None:
+    h, weight, bias, target = problem(n, 32, 100)
+    wide = [(tensor.detach() / 4).bfloat16().float().requires_grad_() for tensor in (h, other_of(h), weight, bias)]
+    narrow = [*(tensor.detach().bfloat16().requires_grad_() for tensor in wide[:2]), *wide[2:]]
+    exact, rough = (r_drop(*inputs, target, 0.1, 5.0) for inputs in (wide, narrow))
+    torch.testing.assert_close(rough.smoothed, exact.smoothed, rtol=1e-2, atol=0)
+    found, expected = (torch.autograd.grad(loss.smoothed, inputs) for loss, inputs in ((rough, narrow), (exact, wide)))
+    assert [grad.dtype for grad in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.float() - theirs).norm() < 0.03 * theirs.norm()

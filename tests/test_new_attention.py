@@ -14,13 +14,15 @@ import pytest
 import test_multihead
 import torch
 from attention_cases import ROLES, Use, close, meeting, of
-from tiny_training import EOS, PAD, fresh, pairs, train, translate
+from tiny_training import BOS, EOS, PAD, fresh, pairs, train, translate
 from torch import Tensor
 
 import projtrans
+from projtrans.batching import Batch
 from projtrans.config import build, describe, setting
 from projtrans.errors import ConfigError
 from projtrans.multihead import VARIANTS, AttentionConfig, Learned, MultiHeadAttention, Role, register, sigmas
+from projtrans.telemetry import attention_statistics
 from projtrans.transformer import ModelConfig
 
 
@@ -109,6 +111,32 @@ def test_the_whole_model_learns_with_it_and_searches_to_the_right_translations()
     told = sigmas(model)
     assert len(told) == 3
     assert all(len(values) == 2 and values != [1.0, 1.0] for values in told.values())
+
+
+def test_what_it_does_is_told_as_of_any_other() -> None:
+    """σ, τ, entropy, effective keys and saturation, by hand from the Laplace kernel of one sentence."""
+    model = fresh({"kind": "laplace", "decay": 2.0}).double().eval()
+    source, target = (side[:1] for side in pairs())
+    before = torch.cat([torch.tensor([[BOS]]), target[:, :-1]], 1)
+    batch = Batch(source, source != PAD, before, target, target != PAD)
+    found = attention_statistics(model, [batch], PAD)
+    assert [sorted(values) for values in found.values()] == [["effective_keys", "entropy", "saturated", "sigma"]] * 3
+    encoder = model.encoder[0].self_attention
+    q, kv = encoder.attention.project(
+        encoder.before(model._embed(model.source_embedding, model.source_positions, source, 0))
+    )
+    real = int((source != PAD).sum())
+    q, k = q[0, :, :real], kv.k_BHSK[0, :, :real]
+    s = -(q[:, :, None] - k[:, None]).abs().sum(-1)  # σ = 1
+    s -= (torch.arange(real)[:, None] - torch.arange(real)).abs() / 2.0
+    p = s.exp() / s.exp().sum(-1, keepdim=True)
+    entropy = -(p * p.log()).sum(-1)
+    (figures,) = (values for name, values in found.items() if name.startswith("encoder"))
+    assert figures["sigma"] == [1.0, 1.0]
+    for name, wanted in (
+        ("entropy", entropy), ("effective_keys", entropy.exp()), ("saturated", (p.amax(-1) > 0.99).double()),
+    ):  # fmt: skip
+        assert figures[name] == pytest.approx(wanted.mean(-1).tolist(), abs=6e-5), name
 
 
 def test_a_whole_model_steps_as_it_decodes() -> None:

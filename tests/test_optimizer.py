@@ -171,18 +171,19 @@ def test_adamw_takes_the_steps_of_its_paper(shape: tuple[int, ...], decay: float
 
 
 def test_rmsprop_takes_the_steps_of_its_definition() -> None:
-    """v = α v + (1 - α) g², θ = θ - η g / (√v + ε) (Hinton's lecture 6e)."""
+    """v = α v + (1 - α) g², θ = θ - η g / √(v + ε): Keras has ε under the root, torch beside it."""
     config = OptimizerConfig(optimizer="rmsprop", weight_decay=0.0, beta2=0.9)
     net = nn.Module()
     net.weight = nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
     theta, v = torch.ones(2, 3).double(), torch.zeros(2, 3).double()
     made = build_optimizer(net, config)
     for g in gradients(4, (2, 3)):
+        g = g * 1e-3  # so small that ε has a say
         set_rate(made, 0.05)
         net.weight.grad = g.clone()
         step(made, torch.zeros(()))
         v = 0.9 * v + 0.1 * g * g
-        theta = theta - 0.05 * g / (v.sqrt() + 1e-7)
+        theta = theta - 0.05 * g / (v + 1e-7).sqrt()
         torch.testing.assert_close(net.weight.detach(), theta, rtol=1e-12, atol=1e-14)
 
 

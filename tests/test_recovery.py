@@ -321,11 +321,11 @@ def limited(trainer: Trainer, sentences: int) -> None:
     """Let the trainer's machine have room for so many sentence pairs, and fail half way with more."""
     true = trainer.losses
 
-    def losses(batch: Batch, h_BTD: Tensor) -> Any:
+    def losses(batch: Batch, *h_BTD: Tensor) -> Any:
         if batch.sentences > sentences:
-            true(batch, h_BTD)[0].smoothed.backward()  # what it leaves behind must not count
+            true(batch, *h_BTD)[0].smoothed.backward()  # what it leaves behind must not count
             raise RuntimeError(MEMORY)
-        return true(batch, h_BTD)
+        return true(batch, *h_BTD)
 
     trainer.losses = losses  # type: ignore[method-assign]
 
@@ -405,10 +405,10 @@ def test_a_run_with_halved_batches_is_resumed_with_them(bench: Bench) -> None:
 def test_the_summary_says_what_shaped_a_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     true = Trainer.losses
 
-    def losses(self: Trainer, batch: Batch, h_BTD: Tensor) -> Any:
+    def losses(self: Trainer, batch: Batch, *h_BTD: Tensor) -> Any:
         if batch.sentences > 8:
             raise RuntimeError(MEMORY)
-        return true(self, batch, h_BTD)
+        return true(self, batch, *h_BTD)
 
     monkeypatch.setattr(Trainer, "losses", losses)
     run = bench.train(settings_of("training.epochs=1", "training.minutes=1e-9", *RANDOM))
@@ -423,7 +423,7 @@ def test_the_summary_says_what_shaped_a_run(bench: Bench, monkeypatch: pytest.Mo
 
 
 def test_one_pair_that_does_not_fit_is_told_before_there_is_a_folder(bench: Bench, monkeypatch: Any) -> None:
-    def losses(self: Trainer, batch: Batch, h_BTD: Tensor) -> Any:
+    def losses(self: Trainer, batch: Batch, *h_BTD: Tensor) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Trainer, "losses", losses)
@@ -434,7 +434,7 @@ def test_one_pair_that_does_not_fit_is_told_before_there_is_a_folder(bench: Benc
 
 
 def test_an_error_that_is_not_of_memory_stays_itself(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def losses(self: Trainer, batch: Batch, h_BTD: Tensor) -> Any:
+    def losses(self: Trainer, batch: Batch, *h_BTD: Tensor) -> Any:
         raise RuntimeError("shapes do not fit")
 
     monkeypatch.setattr(Trainer, "losses", losses)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import KINDS, TINY, Toy, cli, done, spell
 
-from projtrans import config
+from projtrans import config, figure
 from projtrans.corpus import CorpusConfig
 from projtrans.errors import ConfigError, ProjtransError, RunError
 from projtrans.events import Finished, Progress, Started, Validated
@@ -102,6 +102,7 @@ def test_the_command_leaves_the_files_of_the_contract(toy: Toy) -> None:
         assert sorted(path.name for path in toy.run(kind).iterdir()) == [
             "checkpoints",
             "config.yaml",
+            *(["curves.png"] if figure.installed() else []),
             "metrics.jsonl",
             "model.safetensors",
             "summary.json",

@@ -24,12 +24,13 @@ from projtrans import config, events
 from projtrans.checkpoint import build_model
 from projtrans.corpus import Pair
 from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted, ProjtransError
-from projtrans.evaluate import encode
+from projtrans.evaluate import encode, forced
 from projtrans.events import Event, Finished, Started, Validated
 from projtrans.optimizer import rate
 from projtrans.prepare import load_tokenizer, read_split
 from projtrans.run import Run
 from projtrans.settings import Config, resolve, resumed
+from projtrans.telemetry import attention_statistics
 from projtrans.tokenizer import Tokenizer
 from projtrans.train import train
 from projtrans.trainer import Trainer
@@ -129,6 +130,11 @@ MANNERS = [
     ("random batches", ["training.by_length=false", "training.batch_sentences=16"]),
     ("embeddings from co-occurrence", ["model.embeddings.init=cooccurrence"]),
     ("patience and BLEU", ["training.patience=2", "training.best=bleu"]),
+    ("R-Drop", ["training.r_drop=5"]),
+    (
+        "checkpoint averaging",
+        ["training.average_checkpoints=2", "training.average=null", "training.learning_rate=0.05"],
+    ),
 ]
 
 
@@ -239,7 +245,7 @@ REFUSED = [
     ("model.attention.sigma.self=0.5", [], "model.attention.sigma.self"),
     ("training.epochs=9", [("training.seed", 7)], "training.seed"),
 ]
-ALLOWED = ["epochs=90", "updates=1000", "minutes=2.5", "patience=null", "patience=3"]
+ALLOWED = ["epochs=90", "updates=1000", "minutes=2.5", "patience=null", "patience=3", "tensorboard=true"]
 
 
 @pytest.mark.parametrize(("assignment", "flags", "named"), REFUSED)
@@ -500,6 +506,41 @@ def test_the_first_update_is_that_of_torch(bench: Bench) -> None:
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), name
 
 
+@pytest.mark.parametrize("padding", [False, True])
+def test_the_first_update_under_r_drop_is_that_of_torch(bench: Bench, padding: bool) -> None:
+    """Two passes, one after the other, with the dropout that torch's generator gives them, and torch's divergences."""
+    bench.splits["train"] = bench.splits["train"][:20]
+    sets = ["training.average=null", "model.dropout=0.3", "training.r_drop=4.0", "training.epochs=1"]
+    sets += ["training.by_length=false", "training.batch_sentences=20", "training.clip_norm=null"]
+    if padding:
+        sets += ["model.mask_padding=false", "training.padding_in_loss=true", "corpus.max_length=9"]
+    trainer = double(bench.trainer(settings_of(*sets, "training.weight_decay=0.0")))
+    model, random = copy.deepcopy(trainer.model).train(), torch.get_rng_state()
+    trainer.train()
+    torch.set_rng_state(random)
+    batch = trainer.batch(trainer.batches(0)[0])
+    counted = torch.ones_like(batch.counted_BT) if padding else batch.counted_BT
+    both = [
+        model.output(model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT))[counted].log_softmax(-1)
+        for _ in range(2)
+    ]
+    assert not torch.equal(*both)
+    nll = [
+        torch.nn.functional.cross_entropy(log_p, batch.target_out_BT[counted], label_smoothing=0.1) for log_p in both
+    ]
+    p, q = (log_p.exp() for log_p in both)
+    divergence = ((p - q) * (both[0] - both[1])).sum() / counted.sum()
+    ((nll[0] + nll[1] + 4.0 / 2 * divergence) / 2).backward()
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    groups = [
+        {"params": [parameter], "lr": rate * (10 if name.endswith("log_sigma") else 1)}
+        for name, parameter in model.named_parameters()
+    ]
+    torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0).step()
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), name
+
+
 def test_a_seed_decides_the_run_and_another_seed_another(bench: Bench) -> None:
     weights = [
         load_file(bench.train(settings_of("training.epochs=1", f"training.seed={seed}")).model_file)
@@ -556,6 +597,111 @@ def test_reversing_digits_is_learnt_through_the_commands(
     wanted = [" ".join(number[::-1]) for number in parts["test"]]
     right = sum(ours == theirs for ours, theirs in zip(found, wanted, strict=True))
     assert right / len(wanted) >= 0.98
+
+
+# ---------------------------------------------------------------------------------------------- checkpoint averaging
+
+NOISY = ["training.average=null", "training.schedule=constant", "training.learning_rate=0.1", "training.epochs=10"]
+"""Weights that jump about the minimum: their mean is better than each of them."""
+
+
+def mean_by_hand(weights: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([one[name].double() for one in weights]).mean(0).float() for name in weights[0]}
+
+
+def trained_with_snapshots(bench: Bench, settings: Config) -> tuple[Trainer, dict[int, dict[str, torch.Tensor]]]:
+    """A trainer at its end, and the weights that it validated, by update."""
+    snapshots: dict[int, dict[str, torch.Tensor]] = {}
+
+    def see(event: Event) -> None:
+        if isinstance(event, Validated):
+            model = trainer.average.model if trainer.average else trainer.model
+            snapshots[event.update] = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    trainer = bench.trainer(settings, see)
+    trainer.train()
+    return trainer, snapshots
+
+
+@pytest.mark.parametrize("best", ["loss", "bleu"])
+@pytest.mark.parametrize(("count", "sets", "better"), [(3, NOISY, True), (2, ["training.epochs=5"], False)])
+def test_the_mean_of_the_best_weights_is_kept_where_it_is_better(
+    bench: Bench, best: str, count: int, sets: list[str], better: bool
+) -> None:
+    """By hand: choice, mean and scores. While weights still improve, their mean lags behind the last ones."""
+    settings = settings_of(*sets, f"training.average_checkpoints={count}", f"training.best={best}")
+    trainer, snapshots = trained_with_snapshots(bench, settings)
+    *_, tried = events_of(trainer.run)
+    validations = [event for event in events_of(trainer.run) if event["event"] == "valid"]
+    assert tried["event"] == "average"
+    ranked = sorted(validations, key=lambda event: event["loss"] if best == "loss" else -event["bleu"])
+    assert tried["updates"] == sorted(event["update"] for event in ranked[:count])
+    assert {path.name for path in trainer.run.candidate_files} == {
+        f"validated-{update}.safetensors" for update in tried["updates"]
+    }
+    mean = mean_by_hand([snapshots[update] for update in tried["updates"]])
+    with torch.no_grad():
+        for name, parameter in trainer.model.named_parameters():
+            parameter.copy_(mean[name])
+    translator = Translator(trainer.model.eval(), bench.tokenizer, trainer.layout, settings.decoding, CPU)
+    scores = forced(translator, bench.splits["valid"])
+    assert (tried["loss"], tried["accuracy"]) == (pytest.approx(scores.loss), pytest.approx(scores.accuracy))
+    first = ranked[0]
+    wins = tried["loss"] < first["loss"] if best == "loss" else tried["bleu"] > first["bleu"]
+    assert tried["best"] == wins
+    if best == "loss":
+        assert wins == better
+    saved, wanted = load_file(trainer.run.model_file), mean if wins else snapshots[first["update"]]
+    assert saved.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(saved[name], tensor), name
+
+
+def test_the_summary_tells_whether_weights_were_averaged(bench: Bench) -> None:
+    summary, _ = finish(bench, *NOISY, "training.average_checkpoints=3")
+    assert summary["averaged"] == events_of(bench.made[-1])[-1]["updates"]
+    assert finish(bench, "training.epochs=4", "training.average_checkpoints=2")[0]["averaged"] is None
+    assert finish(bench, *EXACT, "training.epochs=1", "training.average_checkpoints=2")[0]["averaged"] is None
+    summary, _ = finish(bench, "training.epochs=2")
+    assert (summary["averaged"], bench.made[-1].candidate_files) == (None, [])
+
+
+class Death(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_run_that_died_before_its_state_was_saved_averages_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    """Weights were validated and kept that the last saved state does not know of; others would have had to go."""
+    settings = settings_of(*NOISY, "training.average_checkpoints=2", "training.epochs=5")
+    whole, run = bench.train(settings), bench.new()
+    save = Trainer.save
+
+    def die(trainer: Trainer, **options: Any) -> None:
+        if trainer.counters.epoch == epoch:
+            raise Death
+        save(trainer, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Death):
+        patch.setattr(Trainer, "save", die)
+        bench.train(settings, run)
+    bench.train(settings, run, resume=True)
+    same_run(whole, run)
+    assert [path.name for path in run.candidate_files] == [path.name for path in whole.candidate_files]
+    for ours, theirs in zip(run.candidate_files, whole.candidate_files, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(load_file(ours).values(), load_file(theirs).values(), strict=True))
+    bench.train(settings, run, resume=True)  # a finished one: it is tried again, with the same end
+    same_run(whole, run)
+
+
+def test_weights_that_are_gone_are_one_line(bench: Bench) -> None:
+    settings = settings_of(*NOISY, "training.average_checkpoints=2", "training.epochs=2")
+    run = bench.train(settings)
+    run.candidate_files[0].unlink()
+    with pytest.raises(ProjtransError, match=r"validated-\d+\.safetensors: damaged or not a model file"):
+        bench.train(settings, run, resume=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- limits
@@ -739,11 +885,47 @@ def test_reports_come_when_due_and_tell_the_rate_of_their_update(bench: Bench) -
     assert isinstance(seen[-1], Finished)
 
 
-def test_sigma_is_logged_for_every_module_of_projection_attention(toy: Toy) -> None:
-    sigma = events_of(Run(toy.run("projection")))[-1]["sigma"]
-    assert sorted(name.split(".")[0] for name in sigma) == ["decoder", "decoder", "encoder"]
-    assert all(len(values) == 2 and min(values) > 0 for values in sigma.values())  # one a head
-    assert events_of(Run(toy.run("standard")))[-1]["sigma"] == {}
+def test_every_validation_tells_what_attention_does_to_the_first_sentences_of_its_sample(bench: Bench) -> None:
+    """As a model loaded from the run folder has it: the weights that were validated, here the averaged ones."""
+    sets = ["training.epochs=2", "training.validation_sentences=4", "model.attention.decay=learned"]
+    run = bench.train(settings_of(*sets))
+    *_, last = (event for event in events_of(run) if event["event"] == "valid")
+    assert last["best"]
+    translator = Translator.of_run(run, CPU)
+    sample = bench.splits["valid"][:: len(bench.splits["valid"]) // 4][:4]
+    batch = translator.layout.batch(encode(bench.tokenizer, translator.layout, sample, cut=True))
+    found = attention_statistics(translator.model, [batch], bench.tokenizer.pad_id)
+    assert last["attention"].keys() == found.keys()
+    assert sorted(name.split(".")[0] for name in found) == ["decoder", "decoder", "encoder"]
+    for name, figures in found.items():
+        for figure, values in figures.items():
+            assert last["attention"][name][figure] == pytest.approx(values, abs=1e-4), (name, figure)
+
+
+def test_training_seconds_are_those_of_updates_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that tells 1 s an update, 100 s a saved state, 10,000 s an event that is rendered."""
+    clock = [0.0]
+
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any, **options: Any) -> Any:
+            clock[0] += seconds
+            return function(*arguments, **options)
+
+        return slow
+
+    monkeypatch.setattr("projtrans.trainer.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Trainer, "update", taking(1, Trainer.update))
+    monkeypatch.setattr(Trainer, "save", taking(100, Trainer.save))
+    told = taking(10_000, lambda event: None)
+    run = bench.train(
+        settings_of("training.epochs=3", "training.save_minutes=1", "training.report_updates=2"), report=told
+    )
+    summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
+    assert summary["training_seconds"] == summary["updates"] > 6
+    assert summary["seconds"] == clock[0] - 2 * 10_000  # what tells of the beginning and of the end lies outside
+    for event in events_of(run):
+        if event["event"] == "valid":
+            assert event["training_seconds"] == event["update"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -391,6 +391,16 @@ def test_fresh_embeddings_are_drawn_as_configured() -> None:
             assert table.square().mean().item() == pytest.approx(variance, rel=5 * math.sqrt(2 / table.numel()))
 
 
+def test_fresh_learned_positions_are_as_small_as_uniform_embeddings() -> None:
+    """U(±0.05) as in Keras; torch's own N(0, 1) would drown the embeddings, and the network would learn no words."""
+    config = build(ModelConfig, {"width": 64, "positions": "learned"})
+    model = Transformer(config, source_size=50, target_size=50, max_length=40, joint=True)
+    for positions in (model.source_positions, model.target_positions):
+        table = positions.learned.weight
+        assert table.abs().max().item() <= 0.05
+        assert table.square().mean().item() == pytest.approx(0.05**2 / 3, rel=0.15)
+
+
 # ---------------------------------------------------------------------------------------------------------- dropout
 
 

@@ -1,0 +1,79 @@
+"""The events of training as scalars for TensorBoard, in event files inside the run folder.
+
+The only file that knows the package, which the optional extra `tensorboard` installs and which is imported when a run
+asks for it. metrics.jsonl is the record; this is a view of it.
+"""
+
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from projtrans.errors import ConfigError
+from projtrans.events import Event, Progress, Validated
+from projtrans.run import Run
+
+KINDS: dict[type, str] = {Progress: "train", Validated: "valid"}
+"""The events that metrics.jsonl tells of, by the name that it gives them."""
+
+
+def check() -> None:
+    """Raise ConfigError where the package is missing."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "training.tensorboard: the package tensorboard is not installed; pip install projtrans[tensorboard], or "
+            "set it to false"
+        )
+
+
+class Board:
+    """Writes every train and valid event of a run, until it is closed.
+
+    Where the run goes on after a stop, what was written from the last saved update on is withdrawn, and written again
+    as far as the log has it. A run without event files so far gets those of its whole log.
+    """
+
+    def __init__(self, run: Run, update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        first = update if run.tensorboard_folder.exists() else 0
+        self.writer = SummaryWriter(str(run.tensorboard_folder), purge_step=first)
+        for record in run.read_metrics():
+            if record["event"] in KINDS.values() and record["update"] >= first:
+                self._write(record)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.writer.close()
+
+    def __call__(self, event: Event) -> None:
+        """Write one event."""
+        if type(event) in KINDS:
+            self._write({"event": KINDS[type(event)], **asdict(event)})
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        for tag, value in scalars(record):
+            self.writer.add_scalar(tag, value, record["update"])
+        self.writer.flush()
+
+
+def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Tag and value of every finite number of a line of metrics.jsonl: EVENT/FIELD, and FIGURE/MODULE/HEAD."""
+    for field, value in record.items():
+        if field not in ("epoch", "update", "last_update") and _is_number(value):
+            yield f"{record['event']}/{field}", value
+    for module, figures in record.get("attention", {}).items():
+        for figure, values in figures.items():
+            for head, value in enumerate(values):
+                if _is_number(value):
+                    yield f"{figure}/{module}/{head}", value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
