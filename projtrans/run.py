@@ -155,7 +155,8 @@ class Run:
 
     def remove_leftovers(self) -> None:
         """Remove the halves of files that were being written when training was killed."""
-        for file in (self.config_file, self.model_file, self.state_file, self.good_file, self.summary_file):
+        written = (self.config_file, self.model_file, self.state_file, self.good_file, self.summary_file)
+        for file in (*written, self.curves_file, self.hypotheses_file, self.test_file):
             files.remove_leftovers(file)
         for leftover in self.state_file.parent.glob(f".{CANDIDATE.format('*')}.*"):
             leftover.unlink(missing_ok=True)

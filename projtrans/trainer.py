@@ -421,7 +421,9 @@ class Trainer(TrainState):
         return self.counters.update >= self.last_update
 
     def _out_of_time(self) -> bool:
-        return self.training.minutes is not None and self.counters.seconds >= 60 * self.training.minutes
+        """Whether the minutes are over; the first update is made however few they are."""
+        minutes, counters = self.training.minutes, self.counters
+        return minutes is not None and counters.update > 0 and counters.seconds >= 60 * minutes
 
     def _save_best(self, model: Transformer, loss: float, sample_bleu: float) -> None:
         record = {"update": self.counters.update, "valid_loss": loss, "valid_bleu": sample_bleu, "version": __version__}
