@@ -199,12 +199,13 @@ def _train(launched: Any, resume: bool, device: str, threads: int | None, quiet:
     from projtrans import console
     from projtrans import device as devices
     from projtrans import train as training
-    from projtrans.prepare import load_tokenizer, read_split
+    from projtrans.prepare import load_tokenizer, open_splits
 
     devices.use_threads(threads)
     target = devices.choose(device)
     tokenizer = load_tokenizer(launched.data)
-    splits = {name: read_split(launched.data, name) for name in ("train", "valid", "test")}
+    with console.PrepareDisplay(quiet) as encoding:
+        splits = open_splits(launched.data, tokenizer, encoding)
     with _StopSignals() as stop_signal, console.TrainingDisplay(quiet) as display:
         training.train(
             launched.settings,
@@ -288,7 +289,7 @@ def evaluate(
 def _own_pairs(source: Path, reference: Path) -> "list[Pair]":
     from projtrans.corpus import read_sides
 
-    pairs = read_sides(source, reference).pairs
+    pairs = list(read_sides(source, reference))
     if not pairs:
         raise DataError(f"{source}: no sentence pair in it")
     return pairs

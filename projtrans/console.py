@@ -119,9 +119,11 @@ class PrepareDisplay:
 
     def __call__(self, event: Any) -> None:
         """Show one event."""
-        if hasattr(event, "total"):  # Downloading
-            if self.bar is None:
-                self.bar = Bar("downloading", self.quiet, download=True).__enter__()
+        if hasattr(event, "total"):  # Downloading, Working
+            label = getattr(event, "text", "downloading")
+            if self.bar is None or self.bar.label != label:
+                self._close_bar()
+                self.bar = Bar(label, self.quiet, download=not hasattr(event, "text")).__enter__()
             self.bar(event.done, event.total)
             return
         self._close_bar()
@@ -199,6 +201,7 @@ class TrainingDisplay:
             f"{event.train_pairs:,} pairs{left_out}; {event.updates_an_epoch:,} updates an epoch, "
             f"{begin} {event.last_update:,} updates"
         )
+        self._print(f"padding: {event.source_padding:.1%} of source, {event.target_padding:.1%} of target positions")
         self.begin = event.update
 
     def _progress(self, event: Any) -> None:

@@ -29,6 +29,8 @@ class Started:
     updates_an_epoch: int
     last_update: int
     update: int  # where a resumed run goes on; 0: from the start
+    source_padding: float  # share of padding among the source positions of an epoch's batches, 0 to 1
+    target_padding: float
     sigma: dict[str, str]  # per role: the initial σ, and whether it is learned
 
 

@@ -54,8 +54,8 @@ class Tokenizer:
         ConfigError when the alphabet alone does not fit.
         """
         if kind == "word":
-            return cls(kind, tuple(_train_words(_forms(kind, side), vocab_size) for side in (sources, targets)))
-        return cls(kind, (_train_pieces(kind, _forms(kind, [*sources, *targets]), vocab_size),))
+            return cls(kind, tuple(_train_words(_sample(kind, side), vocab_size) for side in (sources, targets)))
+        return cls(kind, (_train_pieces(kind, _sample(kind, sources, targets), vocab_size),))
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -147,6 +147,15 @@ def _forms(kind: str, texts: Iterable[str]) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- training
 
 
+def _sample(kind: str, *sides: Sequence[str]) -> list[str]:
+    """The texts of the sides one after the other in normal form; of very many, evenly chosen ones."""
+    step, first, forms = max(1, -(-sum(map(len, sides)) // _TRAINING_LINES)), 0, []
+    for side in sides:
+        forms += _forms(kind, side[first::step])
+        first = (first - len(side)) % step
+    return forms
+
+
 def _train_pieces(kind: str, texts: list[str], vocab_size: int) -> bytes:
     alphabet = len(set().union(*texts) - {" "}) + 1  # ▁ for the space
     # A large alphabet (Chinese, or stray signs) leaves its rarest characters to the byte pieces.
@@ -169,11 +178,10 @@ def _train_words(texts: list[str], vocab_size: int) -> bytes:
 
 
 def _train(texts: list[str], kind: str, vocab_size: int, **options: Any) -> bytes:
-    """A SentencePiece model; sampled evenly where the text is very large."""
+    """A SentencePiece model."""
     model = io.BytesIO()
-    step = -(-len(texts) // _TRAINING_LINES)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts[:: max(1, step)]),
+        sentence_iterator=iter(texts),
         model_writer=model,
         model_type=kind,
         vocab_size=vocab_size,

@@ -5,7 +5,7 @@ trainer.py is the loop; here stand its beginning and its end.
 
 import platform
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def train(
     settings: Config,
     run: Run,
     tokenizer: Tokenizer,
-    splits: dict[str, list[Pair]],
+    splits: Mapping[str, Sequence[Pair]],
     *,
     device: torch.device,
     resume: bool = False,
@@ -71,6 +71,8 @@ def _started(trainer: Trainer) -> Started:
         updates_an_epoch=trainer.per_epoch,
         last_update=trainer.last_update,
         update=trainer.counters.update,
+        source_padding=trainer.padding[0],
+        target_padding=trainer.padding[1],
         sigma=initial_sigmas(model),
     )
 
@@ -100,6 +102,8 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "source_padding": round(trainer.padding[0], 4),
+        "target_padding": round(trainer.padding[1], 4),
         "test": test.to_json() if test else None,
         "device": devices.describe(trainer.device),
         "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from projtrans import __version__, config
 from projtrans import device as devices
-from projtrans.batching import Batch, epoch
+from projtrans.batching import Batch, Batches, epoch, padding
 from projtrans.checkpoint import (
     State,
     below,
@@ -72,13 +72,14 @@ class Trainer:
             raise DataError(
                 f"corpus.max_length: {settings.corpus.max_length} leaves none of {len(train)} training pairs; raise it"
             )
-        self.lengths = [(len(example.source), len(example.target)) for example in self.examples]
         torch.manual_seed(self.training.seed)
         self.model = build_model(settings.model, settings.corpus, tokenizer).to(device)
         self.optimizer = build_optimizer(self.model, self.training)
         self.average = Average(self.model, self.training.average) if self.training.average else None
         self.counters = Counters()
-        self.per_epoch = math.ceil(len(self.batches(0)) / self.training.accumulation)
+        first = self.batches(0)
+        self.per_epoch = math.ceil(len(first) / self.training.accumulation)
+        self.padding = padding(first, self.examples.lengths, self.layout)
         self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
         self.window = Window()
         self.stop_signal: Callable[[], int | None] = lambda: None
@@ -320,11 +321,11 @@ class Trainer:
 
     # Data
 
-    def batches(self, number: int) -> list[list[int]]:
+    def batches(self, number: int) -> Batches:
         """The examples of every batch of epoch `number`."""
         training = self.training
         return epoch(
-            self.lengths,
+            self.examples.lengths,
             tokens=training.batch_tokens,
             sentences=training.batch_sentences,
             by_length=training.by_length,

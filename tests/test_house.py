@@ -21,8 +21,8 @@ LAYERS = [
     ["errors"],
     ["config", "files", "device", "inflection", "frames", "products"],
     ["lexicon", "multihead", "cooccurrence", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
-    ["phrasebook", "attention", "batching"],
-    ["transformer", "tally"],
+    ["phrasebook", "attention", "encoding", "manifest"],
+    ["transformer", "tally", "batching"],
     ["run"],
     ["checkpoint"],
     ["translate"],
@@ -37,7 +37,7 @@ LAYERS = [
 ]
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 TENSOR_WING = {"products", "multihead", "attention", "cooccurrence", "transformer", "loss", "optimizer", "search"}
-TEXT_WING = {"tokenizer", "corpus", "tatoeba", "phrasebook", "lexicon", "inflection", "frames"}
+TEXT_WING = {"tokenizer", "corpus", "encoding", "manifest", "tatoeba", "phrasebook", "lexicon", "inflection", "frames"}
 MOST_LINES_OF_A_FILE = 500
 MOST_LINES_OF_A_FUNCTION = 80
 

@@ -26,7 +26,7 @@ from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted,
 from projtrans.evaluate import encode
 from projtrans.events import Event, Finished, Started, Validated
 from projtrans.optimizer import rate
-from projtrans.prepare import load_tokenizer, read_split
+from projtrans.prepare import load_tokenizer, open_splits, read_split
 from projtrans.run import Run
 from projtrans.settings import Config, resolve, resumed
 from projtrans.tokenizer import Tokenizer
@@ -83,7 +83,7 @@ class Bench:
 
     folder: Path
     tokenizer: Tokenizer
-    splits: dict[str, list[Pair]]
+    splits: dict[str, Sequence[Pair]]
     made: list[Run] = field(default_factory=list)
 
     def new(self) -> Run:
@@ -162,6 +162,15 @@ def test_a_run_stopped_anywhere_ends_as_one_that_was_not(bench: Bench, reason: s
         before = stop
     bench.train(settings, run, resume=True)
     same_run(whole, run)
+
+
+def test_a_kept_encoding_trains_as_the_text_does(bench: Bench, toy: Toy) -> None:
+    """Weights, scores and log: training, validation and test read the ids from the disk."""
+    settings = resolve(copy.deepcopy(TINY), sets=["training.epochs=2", "corpus.max_length=9"])
+    bench.splits = {name: read_split(toy.data, name) for name in bench.splits}
+    fresh = bench.train(settings)
+    bench.splits = dict(open_splits(toy.data, bench.tokenizer, lambda event: pytest.fail("encoded twice")))
+    same_run(fresh, bench.train(settings))
 
 
 @pytest.mark.parametrize("updates", ["null", "7", "8"])
@@ -275,7 +284,7 @@ def test_embeddings_from_cooccurrence_change_nothing_else(bench: Bench, tie: str
     before = torch.get_rng_state()
     trainer.initialise()
     assert torch.equal(torch.get_rng_state(), before)
-    assert trainer.batches(1) == normal.batches(1)
+    assert list(trainer.batches(1)) == list(normal.batches(1))
     changed = {
         name: (ours != theirs).any(1)
         for (name, ours), theirs in zip(trainer.model.named_parameters(), normal.model.parameters(), strict=True)
