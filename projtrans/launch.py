@@ -1,5 +1,6 @@
 """What a `train` command means: which configuration, which run folder, which data. Trains nothing."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,17 @@ class Launch:
     settings: Config
     run: Run
     data: Path
+
+    def to_json(self) -> str:
+        """The launch for other processes."""
+        parts = {"settings": config.dump(self.settings), "run": str(self.run.folder), "data": str(self.data)}
+        return json.dumps(parts)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Launch":
+        """The launch that `to_json` gave."""
+        parts = json.loads(text)
+        return cls(config.build(Config, parts["settings"]), Run(Path(parts["run"])), Path(parts["data"]))
 
 
 @dataclass(frozen=True, kw_only=True)

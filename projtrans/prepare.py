@@ -227,13 +227,14 @@ def _read_and_split(
         data, name = tatoeba.pairs_file(archive)
         corpus, sources = parse_table(decode_lines(data, name), name, room, reading), {"archive": checksum(archive)}
     report(Stage(text=f"splitting {len(corpus):,} pairs"))
-    rows = distinct(corpus.prints)
-    kept, label_N = corpus.take(rows), None if groups is None else labels(groups)[rows]
+    read, blank, rows = len(corpus), corpus.blank, distinct(corpus.prints)
+    corpus = corpus.take(rows)
+    label_N = None if groups is None else labels(groups)[rows]
     try:
-        splits = split(kept, label_N, config.split, config.seed, _progress("splitting", len(kept), report))
+        splits = split(corpus, label_N, config.split, config.seed, _progress("splitting", len(rows), report))
     except DataError as error:
         raise DataError(f"{config.name}: {error}") from error
-    return sources, _counts(len(corpus), corpus.blank, len(rows), splits), splits
+    return sources, _counts(read, blank, len(rows), splits), splits
 
 
 def _read_ready_made(

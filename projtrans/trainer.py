@@ -5,6 +5,7 @@ have reached without the stop: the order of the data is a function of seed and e
 in the saved state.
 """
 
+import json
 import math
 import shlex
 import time
@@ -33,7 +34,8 @@ from projtrans.checkpoint import (
     save_state,
 )
 from projtrans.corpus import Pair
-from projtrans.errors import DataError, DivergedError, Interrupted
+from projtrans.distributed import ALONE, Group
+from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
 from projtrans.events import Initialised, Progress, Report, Validated
 from projtrans.loss import TokenLoss, cross_entropy
@@ -61,7 +63,9 @@ class Trainer:
         valid: Sequence[Pair],
         device: torch.device,
         report: Report,
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.settings, self.training = settings, settings.training
         self.run, self.device, self.report = run, device, report
         self.tokenizer, self.valid = tokenizer, valid
@@ -78,7 +82,8 @@ class Trainer:
         self.average = Average(self.model, self.training.average) if self.training.average else None
         self.counters = Counters()
         first = self.batches(0)
-        self.per_epoch = math.ceil(len(first) / self.training.accumulation)
+        self.together = self.training.accumulation * group.size  # batches an update, of all processes
+        self.per_epoch = math.ceil(len(first) / self.together)
         self.padding = padding(first, self.examples.lengths, self.layout)
         self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
         self.window = Window()
@@ -93,6 +98,12 @@ class Trainer:
                 self.average.model.load_state_dict(self.model.state_dict())
             self.report(Initialised(*found, time.perf_counter() - begun))
 
+    def follow(self) -> None:
+        """Take over the leader's weights and moving average."""
+        self.group.copy(self.model.parameters())
+        if self.average:
+            self.group.copy(self.average.model.parameters())
+
     # The loop
 
     def train(self) -> str:
@@ -104,15 +115,17 @@ class Trainer:
                 return reason
             if not reason:
                 self._epoch()
-            self._validate()
+            if self.group.leads:
+                self._validate()
+            self.counters = Counters(**json.loads(self.group.tell(json.dumps(asdict(self.counters)))))
             self.save()
             self._heed_signal()
 
     def _epoch(self) -> None:
         self.model.train()
-        batches, size = self.batches(self.counters.epoch), self.training.accumulation
+        batches, size = self.batches(self.counters.epoch), self.together
         for first in range(self.counters.batch, len(batches), size):
-            self._update([self.batch(indices) for indices in batches[first : first + size]])
+            self._update([self.batch(indices) for indices in self.group.share(batches[first : first + size])])
             self.counters.batch = min(first + size, len(batches))
             self._tick()
             if self._out_of_updates() or self._out_of_time():
@@ -125,11 +138,15 @@ class Trainer:
         """One step of the optimiser on the mean gradient of all positions that the batches count."""
         counters, gathered = self.counters, Sums()
         set_rate(self.optimizer, rate(self.training, counters.update + 1, self.last_update))
-        positions = sum(self._positions(batch) for batch in batches)
+        self.group.seed(self.training.seed, counters.update)
+        (positions,) = self.group.total([sum(self._positions(batch) for batch in batches)])
         for batch in (batch.to(self.device) for batch in batches):
             losses = self.losses(batch, self.hidden(batch))
             (torch.stack([loss.smoothed for loss in losses]).sum() / positions).backward()
             gathered.add(losses, int(batch.counted_BT.sum()), batch.counted_BT.numel())
+        self.group.add_gradients(self.model.parameters())
+        if self.group.size > 1:
+            gathered = Sums(*self.group.total(gathered.values()))
         self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
         counters.update += 1
         if bool(self.window.norm.isfinite()):
@@ -183,15 +200,16 @@ class Trainer:
             self.save()
 
     def _heed_signal(self) -> None:
-        number = self.stop_signal()
-        if number is not None:
+        number = self.group.largest(self.stop_signal() or 0)
+        if number:
             self.save()
-            again = f"projtrans train --resume --run {shlex.quote(str(self.run.folder))}"
+            self.group.wait()  # who ends takes the others along
+            again = f"{self.group.command} train --resume --run {shlex.quote(str(self.run.folder))}"
             raise Interrupted(f"stopped at update {self.counters.update}; go on with: {again}", number)
 
     def _report_progress(self) -> None:
         counters, sums = self.counters, self.window.take()
-        if not sums.pieces:  # no update since the last report, or only skipped ones
+        if not (sums.pieces and self.group.leads):  # no update since the last report, or only skipped ones
             return
         counters.sums = [a + b for a, b in zip(counters.sums, sums.values(), strict=True)]
         progress = Progress(
@@ -274,12 +292,16 @@ class Trainer:
         return self.counters.update >= self.last_update
 
     def _out_of_time(self) -> bool:
-        return self.training.minutes is not None and self.counters.seconds >= 60 * self.training.minutes
+        if self.training.minutes is None:
+            return False
+        return bool(self.group.largest(self.group.leads and self.counters.seconds >= 60 * self.training.minutes))
 
     # State
 
     def save(self) -> None:
-        """Write the complete state, and let runs/latest point here."""
+        """Write the complete state, and let runs/latest point here: the leader's is everyone's."""
+        if not self.group.leads:
+            return
         tensors = named("model", dict(self.model.named_parameters()))
         if self.average:
             tensors |= named("average", dict(self.average.model.named_parameters()))
@@ -291,6 +313,7 @@ class Trainer:
             "window": list(self.window.sums.values()),
             "metrics_bytes": self.run.metrics_bytes,
             "tokenizer": self.tokenizer.checksum,
+            "processes": self.group.size,
         }
         save_state(self.run, State(record, tensors))
         if self.run.raw_config != config.dump(self.settings):  # a resumed run's limits were changed
@@ -304,6 +327,9 @@ class Trainer:
         state = load_state(self.run)
         if state.record["tokenizer"] != self.tokenizer.checksum:
             raise DataError(f"run {self.run.folder}: was trained with another tokenizer than the data folder's")
+        if state.record.get("processes", 1) != self.group.size:
+            trained = Group(size=state.record["processes"]).command
+            raise ConfigError(f"run {self.run.folder}: begun as {trained} train; another number changes its batches")
         self.counters = Counters(**state.record["counters"])
         load_weights(self.model, below("model", state.tensors), self.run.state_file)
         if self.average:
@@ -312,7 +338,8 @@ class Trainer:
         restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
         restore_random(self.device, below("random", state.tensors))
         self.window.sums, self.window.since = Sums(*state.record["window"]), self.counters.training_seconds
-        self.run.truncate_metrics(state.record["metrics_bytes"])
+        if self.group.leads:
+            self.run.truncate_metrics(state.record["metrics_bytes"])
 
     def _save_best(self, loss: float, sample_bleu: float) -> None:
         model = self.average.model if self.average else self.model

@@ -19,7 +19,7 @@ modules = pytest.mark.parametrize("name", NAMES)
 # A file imports only files of rows above its own; the files of one row never import each other.
 LAYERS = [
     ["errors"],
-    ["config", "files", "device", "inflection", "frames", "products"],
+    ["config", "files", "device", "distributed", "inflection", "frames", "products"],
     ["lexicon", "multihead", "cooccurrence", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
     ["phrasebook", "attention", "encoding", "manifest"],
     ["transformer", "tally", "batching"],
