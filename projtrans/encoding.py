@@ -20,7 +20,7 @@ from typing import IO, Any, overload
 
 import numpy as np
 
-from projtrans.corpus import WINDOW, Pairs, Progress
+from projtrans.corpus import WINDOW, Pair, Pairs, Progress
 from projtrans.errors import DataError
 from projtrans.files import Lines, checksum, replacing
 from projtrans.tokenizer import Tokenizer
@@ -69,6 +69,22 @@ class Prepared(Pairs):
 
     def __len__(self) -> int:
         return len(self.encoded[0])
+
+
+def sample(
+    tokenizer: Tokenizer, pairs: Sequence[Pair], rows: Sequence[int], dropout: float, seed: int, epoch: int
+) -> list[tuple[Ids, Ids]]:
+    """Some of the pairs with dropout of subwords: each a function of tokenizer, dropout, seed, epoch and row alone."""
+    chosen = [pairs[row] for row in rows]
+    seeds = [[_seed(f"{seed} {epoch} {row} {side}") for row in rows] for side in ("source", "target")]
+    sources = tokenizer.sample_source([pair.source for pair in chosen], dropout, seeds[0])
+    targets = tokenizer.sample_target([pair.target for pair in chosen], dropout, seeds[1])
+    return list(zip(sources, targets, strict=True))
+
+
+def _seed(text: str) -> int:
+    """31 bits: SentencePiece takes the largest number of 32 bits for none."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
 
 def keep(folder: Path, name: str, tokenizer: Tokenizer, report: Progress = lambda done: None) -> None:

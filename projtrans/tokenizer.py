@@ -5,6 +5,7 @@ corpus and no translation model. Anything that is a Python string can be encoded
 """
 
 import hashlib
+import importlib.metadata
 import io
 import re
 import string
@@ -23,7 +24,7 @@ SIDES = ("tokenizer.src.model", "tokenizer.tgt.model")
 
 _SPECIAL = 4
 _BYTES = 256
-_TRAINING_LINES = 2_000_000  # more text changes the pieces little, and costs memory and minutes
+_TRAINING_LINES = 1_000_000  # more text changes the pieces little, and costs memory and minutes
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # What the Keras example strips: it keeps the brackets of [start] and [end], and the inverted exclamation mark.
 _PUNCTUATION = str.maketrans("", "", (string.punctuation + "¿").replace("[", "").replace("]", ""))
@@ -81,6 +82,16 @@ class Tokenizer:
         """The ids of each text, neither opened nor closed."""
         return self._encode(self._target, texts)
 
+    def sample_source(self, texts: Sequence[str], dropout: float, seeds: Sequence[int]) -> list[list[int]]:
+        """As `encode_source`, segmented at random: bpe leaves out a merge with probability `dropout`, unigram samples
+        a segmentation in proportion to its probability to the power of `dropout`. A function of its arguments alone.
+        """
+        return [[*ids, self.eos_id] for ids in self._sample(self._source, texts, dropout, seeds)]
+
+    def sample_target(self, texts: Sequence[str], dropout: float, seeds: Sequence[int]) -> list[list[int]]:
+        """As `encode_target`, segmented at random."""
+        return self._sample(self._target, texts, dropout, seeds)
+
     def decode_target(self, sentences: Sequence[Sequence[int]]) -> list[str]:
         """The text of each list of target ids; special ids vanish, an unknown word reads [UNK]."""
         return [str(self._target.decode(list(ids))).strip() for ids in sentences]
@@ -100,6 +111,26 @@ class Tokenizer:
     def _encode(self, model: sentencepiece.SentencePieceProcessor, texts: Sequence[str]) -> list[list[int]]:
         # One thread: a pool of SentencePiece's own would fight torch's for the cores, and one is fast enough.
         return model.encode(_forms(self.kind, texts), num_threads=1) if texts else []
+
+    def _sample(
+        self, model: sentencepiece.SentencePieceProcessor, texts: Sequence[str], dropout: float, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        found = []
+        for text, seed in zip(_forms(self.kind, texts), seeds, strict=True):
+            sentencepiece.set_random_generator_seed(seed)  # there is one generator for everything in this thread
+            found.append(model.encode(text, enable_sampling=True, alpha=dropout, nbest_size=-1))
+        return found
+
+    def check_sampling(self) -> None:
+        """Raise ConfigError where the installed SentencePiece cannot repeat a sample: its seed counts only once."""
+        pieces = self.pieces_target(range(_SPECIAL + _BYTES, self.target_size))
+        text = " ".join(sorted(pieces, key=len)[-100:])  # long pieces have many segmentations
+        first, second = self.sample_target([text, text], 0.2, [1, 1])
+        if first != second:
+            version = importlib.metadata.version("sentencepiece")
+            raise ConfigError(
+                f"training.subword_dropout: SentencePiece {version} cannot repeat its samples; install 0.2.3 or later"
+            )
 
     # ------------------------------------------------------------------------------------------------- what it is
 

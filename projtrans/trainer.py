@@ -35,6 +35,7 @@ from projtrans.checkpoint import (
 )
 from projtrans.corpus import Pair
 from projtrans.distributed import ALONE, Group
+from projtrans.encoding import sample
 from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
 from projtrans.events import Initialised, Progress, Report, Validated
@@ -68,7 +69,7 @@ class Trainer:
         self.group = group
         self.settings, self.training = settings, settings.training
         self.run, self.device, self.report = run, device, report
-        self.tokenizer, self.valid = tokenizer, valid
+        self.tokenizer, self.pairs, self.valid = tokenizer, train, valid
         self.layout = layout_of(tokenizer, settings.corpus, settings.model)
         self.examples = encode(tokenizer, self.layout, train, cut=settings.corpus.overlong == "cut")
         self.left_out = len(train) - len(self.examples)
@@ -76,6 +77,8 @@ class Trainer:
             raise DataError(
                 f"corpus.max_length: {settings.corpus.max_length} leaves none of {len(train)} training pairs; raise it"
             )
+        if self.training.subword_dropout:
+            tokenizer.check_sampling()
         torch.manual_seed(self.training.seed)
         self.model = build_model(settings.model, settings.corpus, tokenizer).to(device)
         self.optimizer = build_optimizer(self.model, self.training)
@@ -361,5 +364,11 @@ class Trainer:
         )
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Those examples as one batch."""
-        return self.layout.batch([self.examples[i] for i in indices])
+        """Those examples as one batch, with dropout of subwords as the current epoch has it."""
+        training = self.training
+        if not training.subword_dropout:
+            return self.layout.batch([self.examples[i] for i in indices])
+        rows = self.examples.rows[list(indices)].tolist()
+        number = self.counters.epoch
+        sides = sample(self.tokenizer, self.pairs, rows, training.subword_dropout, training.seed, number)
+        return self.layout.batch([self.layout.example(*both) for both in sides])

@@ -254,6 +254,12 @@ TOGETHER = [
         "training.padding_in_loss: ",
         "mask_padding",
     ),
+    (
+        "no subwords to drop",
+        {"corpus": {"tokenizer": "word"}, "training": {"subword_dropout": 0.1}},
+        "training.subword_dropout: ",
+        "word tokenizer has no subwords",
+    ),
     ("random batches of no size", {"training": {"by_length": False}}, "training.by_length: ", "batch_sentences"),
     (
         "a window without co-occurrences",

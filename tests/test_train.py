@@ -127,6 +127,7 @@ MANNERS = [
     ("accumulation", ["training.accumulation=2", "training.batch_tokens=80"]),
     ("random batches", ["training.by_length=false", "training.batch_sentences=16"]),
     ("embeddings from co-occurrence", ["model.embeddings.init=cooccurrence"]),
+    ("dropout of subwords", ["training.subword_dropout=0.3"]),
     ("patience and BLEU", ["training.patience=2", "training.best=bleu"]),
 ]
 
@@ -171,6 +172,31 @@ def test_a_kept_encoding_trains_as_the_text_does(bench: Bench, toy: Toy) -> None
     fresh = bench.train(settings)
     bench.splits = dict(open_splits(toy.data, bench.tokenizer, lambda event: pytest.fail("encoded twice")))
     same_run(fresh, bench.train(settings))
+
+
+def test_dropout_of_subwords_is_a_function_of_seed_epoch_and_pair(bench: Bench) -> None:
+    """Not of the batch that a pair stands in; other epochs and seeds segment otherwise, and 0 not at all."""
+
+    def sampled(indices: list[int], *sets: str, epoch: int = 0) -> list[tuple[list[int], list[int]]]:
+        trainer = bench.trainer(settings_of("corpus.max_length=40", *sets))
+        trainer.counters.epoch = epoch
+        batch = trainer.batch(indices)
+        assert batch.source_mask_BS is not None
+        rows = zip(batch.source_BS, batch.source_mask_BS, batch.target_out_BT, batch.counted_BT, strict=True)
+        return [(s[mask].tolist(), t[counted].tolist()) for s, mask, t, counted in rows]
+
+    indices, dropout = list(range(40)), "training.subword_dropout=0.4"
+    first = sampled(indices, dropout)
+    assert (
+        sampled(indices[::-1], dropout)[::-1] == first == sampled(indices[:7], dropout) + sampled(indices[7:], dropout)
+    )
+    plain = sampled(indices, "training.subword_dropout=0.0")
+    trainer = bench.trainer(settings_of("corpus.max_length=40"))
+    assert plain == [(trainer.examples[i].source, trainer.examples[i].target) for i in indices]
+    for other in (plain, sampled(indices, dropout, epoch=1), sampled(indices, dropout, "training.seed=2")):
+        assert sum(ours != theirs for ours, theirs in zip(first, other, strict=True)) > 30
+    for (source, target), pair in zip(first, bench.splits["train"], strict=False):
+        assert bench.tokenizer.decode_target([source, target]) == [pair.source, pair.target]
 
 
 @pytest.mark.parametrize("updates", ["null", "7", "8"])
