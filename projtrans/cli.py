@@ -72,7 +72,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The console command `projtrans`."""
-    tune_allocator()
+    if sys.argv[1:2] != ["prepare"]:  # it computes nothing, and gives memory back between its stages
+        tune_allocator()
     signal.signal(signal.SIGTERM, _terminate)
     app()
 

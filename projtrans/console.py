@@ -172,6 +172,7 @@ class TrainingDisplay:
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.live)
         self.task: TaskID | None = None
         self.logged = time.monotonic()
+        self.sampling = Bars(quiet)
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -190,6 +191,11 @@ class TrainingDisplay:
     def _initialised(self, event: Any) -> None:
         figures = f"{event.given:,} of {event.pieces:,} pieces, {event.seconds:.1f} s"
         self._print(f"embeddings from co-occurrence: {figures}")
+
+    def _sampling(self, event: Any) -> None:
+        self.sampling("segmenting", event.done, event.total)
+        if event.done == event.total:
+            self.sampling.__exit__()
 
     def _started(self, event: Any) -> None:
         self._print(f"{event.run}: {event.parameters:,} parameters on {event.device}, {event.precision}")

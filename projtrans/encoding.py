@@ -28,6 +28,9 @@ from projtrans.tokenizer import Tokenizer
 Ids = list[int]
 
 FORMAT = 1
+SAMPLED = 4096
+"""Pairs sampled between two reports: a tenth of a second or so."""
+
 HEADER = 4096
 """Bytes of the JSON object, filled up with spaces."""
 
@@ -45,6 +48,12 @@ class Ragged(Sequence[Ids]):
         starts_N = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=starts_N[1:])
         return cls(np.fromiter(itertools.chain.from_iterable(lists), np.int32, int(starts_N[-1])), starts_N)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The lists of all parts."""
+        lengths = np.concatenate([np.diff(part.starts_N) for part in parts])
+        return cls(np.concatenate([part.ids_P for part in parts]), np.append(0, np.cumsum(lengths)))
 
     def __len__(self) -> int:
         return len(self.starts_N) - 1
@@ -72,14 +81,21 @@ class Prepared(Pairs):
 
 
 def sample(
-    tokenizer: Tokenizer, pairs: Sequence[Pair], rows: Sequence[int], dropout: float, seed: int, epoch: int
-) -> list[tuple[Ids, Ids]]:
-    """Some of the pairs with dropout of subwords: each a function of tokenizer, dropout, seed, epoch and row alone."""
-    chosen = [pairs[row] for row in rows]
-    seeds = [[_seed(f"{seed} {epoch} {row} {side}") for row in rows] for side in ("source", "target")]
-    sources = tokenizer.sample_source([pair.source for pair in chosen], dropout, seeds[0])
-    targets = tokenizer.sample_target([pair.target for pair in chosen], dropout, seeds[1])
-    return list(zip(sources, targets, strict=True))
+    tokenizer: Tokenizer, pairs: Sequence[Pair], dropout: float, seed: int, epoch: int, report: Progress
+) -> tuple[Ragged, Ragged]:
+    """All pairs with dropout of subwords: each side a function of tokenizer, dropout, seed, epoch and row alone.
+
+    report: called with the pairs that are done.
+    """
+    sources: list[Ragged] = []
+    targets: list[Ragged] = []
+    for first in range(0, len(pairs), SAMPLED):
+        window = pairs[first : first + SAMPLED]
+        for side, sampler, found in ((0, tokenizer.sample_source, sources), (1, tokenizer.sample_target, targets)):
+            seeds = [_seed(f"{seed} {epoch} {row} {side}") for row in range(first, first + len(window))]
+            found.append(Ragged.of(sampler([pair[side] for pair in window], dropout, seeds)))
+        report(first + len(window))
+    return Ragged.joined(sources), Ragged.joined(targets)
 
 
 def _seed(text: str) -> int:

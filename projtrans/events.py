@@ -17,6 +17,14 @@ class Initialised:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """The training pairs are segmented anew for an epoch, by dropout of subwords."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Started:
     """Training begins, or goes on."""
 
@@ -87,5 +95,5 @@ class Finished:
     test: Evaluation | None
 
 
-Event = Initialised | Started | Progress | Validated | Testing | Finished
+Event = Initialised | Sampling | Started | Progress | Validated | Testing | Finished
 Report = Callable[[Event], None]

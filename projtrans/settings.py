@@ -37,8 +37,7 @@ class TrainingConfig(OptimizerConfig):
     subword_dropout: float = setting(
         0.0,
         "bpe: chance of leaving out a merge (BPE-dropout, Provilkov et al. 2020; 0.1 there); unigram: exponent of "
-        "sampling a segmentation (Kudo 2018); 0: none. Of training pairs, anew every epoch; batches are formed without "
-        "it, and are longer with it",
+        "sampling a segmentation (Kudo 2018); 0: none. Of training pairs, anew every epoch",
         minimum=0,
         maximum=1,
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from projtrans import __version__, config
 from projtrans import device as devices
-from projtrans.batching import Batch, Batches, epoch, padding
+from projtrans.batching import Batch, Batches, Examples, epoch, padding
 from projtrans.checkpoint import (
     State,
     below,
@@ -38,7 +38,7 @@ from projtrans.distributed import ALONE, Group
 from projtrans.encoding import sample
 from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
-from projtrans.events import Initialised, Progress, Report, Validated
+from projtrans.events import Initialised, Progress, Report, Sampling, Validated
 from projtrans.loss import TokenLoss, cross_entropy
 from projtrans.multihead import constrain, sigmas
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
@@ -72,6 +72,7 @@ class Trainer:
         self.tokenizer, self.pairs, self.valid = tokenizer, train, valid
         self.layout = layout_of(tokenizer, settings.corpus, settings.model)
         self.examples = encode(tokenizer, self.layout, train, cut=settings.corpus.overlong == "cut")
+        self.sampled: tuple[int, Examples] | None = None  # an epoch with dropout of subwords
         self.left_out = len(train) - len(self.examples)
         if not self.examples:
             raise DataError(
@@ -87,7 +88,7 @@ class Trainer:
         first = self.batches(0)
         self.together = self.training.accumulation * group.size  # batches an update, of all processes
         self.per_epoch = math.ceil(len(first) / self.together)
-        self.padding = padding(first, self.examples.lengths, self.layout)
+        self.padding = padding(first, self.examples_of(0).lengths, self.layout)
         self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
         self.window = Window()
         self.stop_signal: Callable[[], int | None] = lambda: None
@@ -292,7 +293,9 @@ class Trainer:
         return None
 
     def _out_of_updates(self) -> bool:
-        return self.counters.update >= self.last_update
+        """With dropout of subwords epochs differ in their updates: last_update is what the first one makes expect."""
+        counters, training = self.counters, self.training
+        return counters.epoch >= training.epochs or counters.update >= (training.updates or math.inf)
 
     def _out_of_time(self) -> bool:
         if self.training.minutes is None:
@@ -314,6 +317,7 @@ class Trainer:
             "counters": asdict(self.counters),
             "average_updates": self.average.updates if self.average else 0,
             "window": list(self.window.sums.values()),
+            "since": self.window.since,
             "metrics_bytes": self.run.metrics_bytes,
             "tokenizer": self.tokenizer.checksum,
             "processes": self.group.size,
@@ -340,7 +344,7 @@ class Trainer:
             self.average.updates = state.record["average_updates"]
         restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
         restore_random(self.device, below("random", state.tensors))
-        self.window.sums, self.window.since = Sums(*state.record["window"]), self.counters.training_seconds
+        self.window.sums, self.window.since = Sums(*state.record["window"]), state.record["since"]
         if self.group.leads:
             self.run.truncate_metrics(state.record["metrics_bytes"])
 
@@ -355,7 +359,7 @@ class Trainer:
         """The examples of every batch of epoch `number`."""
         training = self.training
         return epoch(
-            self.examples.lengths,
+            self.examples_of(number).lengths,
             tokens=training.batch_tokens,
             sentences=training.batch_sentences,
             by_length=training.by_length,
@@ -364,11 +368,23 @@ class Trainer:
         )
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Those examples as one batch, with dropout of subwords as the current epoch has it."""
-        training = self.training
+        """Those examples of the current epoch as one batch."""
+        examples = self.examples_of(self.counters.epoch)
+        return self.layout.batch([examples[i] for i in indices])
+
+    def examples_of(self, number: int) -> Examples:
+        """The training pairs in pieces, where subwords are dropped as epoch `number` has them."""
+        training, total = self.training, len(self.pairs)
         if not training.subword_dropout:
-            return self.layout.batch([self.examples[i] for i in indices])
-        rows = self.examples.rows[list(indices)].tolist()
-        number = self.counters.epoch
-        sides = sample(self.tokenizer, self.pairs, rows, training.subword_dropout, training.seed, number)
-        return self.layout.batch([self.layout.example(*both) for both in sides])
+            return self.examples
+        if self.sampled is None or self.sampled[0] != number:
+            sides = sample(
+                self.tokenizer,
+                self.pairs,
+                training.subword_dropout,
+                training.seed,
+                number,
+                lambda done: self.report(Sampling(done, total)),
+            )
+            self.sampled = number, Examples(self.layout, *sides, cut=self.settings.corpus.overlong == "cut")
+        return self.sampled[1]

@@ -95,6 +95,8 @@ def sections(draw: st.DrawFn, section: Any) -> Any:
         drawn["name"] = draw(st.sampled_from(["phrasebook", "tatoeba-spa-eng"]))
     if section is Config and drawn["model"].mask_padding:
         drawn["training"] = dataclasses.replace(drawn["training"], padding_in_loss=False)
+    if section is Config and drawn["corpus"].tokenizer == "word":
+        drawn["training"] = dataclasses.replace(drawn["training"], subword_dropout=0.0)
     return section(**drawn)
 
 
