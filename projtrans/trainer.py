@@ -344,7 +344,7 @@ class Trainer:
             self.average.updates = state.record["average_updates"]
         restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
         restore_random(self.device, below("random", state.tensors))
-        self.window.sums, self.window.since = Sums(*state.record["window"]), state.record["since"]
+        self.window.sums, self.window.since = Sums(*state.record["window"]), state.record.get("since", 0.0)
         if self.group.leads:
             self.run.truncate_metrics(state.record["metrics_bytes"])
 
