@@ -26,6 +26,8 @@ from projtrans.errors import ConfigError, DataError, ProjtransError
 
 if TYPE_CHECKING:
     from projtrans.corpus import Pair
+    from projtrans.distributed import Group
+    from projtrans.launch import Flags, Launch
     from projtrans.run import Run
     from projtrans.translate import Translation, Translator
 
@@ -70,7 +72,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The console command `projtrans`."""
-    tune_allocator()
+    if sys.argv[1:2] != ["prepare"]:  # it computes nothing, and gives memory back between its stages
+        tune_allocator()
     signal.signal(signal.SIGTERM, _terminate)
     app()
 
@@ -184,28 +187,43 @@ def train(
         "model.attention.sigma.cross": sigma_cross,
     }
     overrides = [(path, value) for path, value in given.items() if value is not None]
-    from projtrans import console, launch
+    from projtrans import distributed, launch
 
     flags = launch.Flags(attention=attention, sets=sets or [], overrides=overrides)
+    with distributed.joined() as group:
+        quiet = quiet or not group.leads
+        launched = _launched(flags, config, run, data, resume, quiet) if group.leads else None
+        launched = launch.Launch.from_json(group.tell(launched.to_json() if launched else ""))
+        _train(launched, group, resume, device, threads, quiet)
+
+
+def _launched(
+    flags: "Flags", config: str | None, run: Path | None, data: Path | None, resume: bool, quiet: bool
+) -> "Launch":
+    from projtrans import console, launch
+
     with console.PrepareDisplay(quiet) as preparing:
         if resume:
-            launched = launch.resume(config, flags, run=run, data=data)
-        else:
-            launched = launch.begin(config, flags, run=run, data=data, report=preparing)
-    _train(launched, resume, device, threads, quiet)
+            return launch.resume(config, flags, run=run, data=data)
+        return launch.begin(config, flags, run=run, data=data, report=preparing)
 
 
-def _train(launched: Any, resume: bool, device: str, threads: int | None, quiet: bool) -> None:
+def _train(launched: "Launch", group: "Group", resume: bool, device: str, threads: int | None, quiet: bool) -> None:
     from projtrans import console
     from projtrans import device as devices
     from projtrans import train as training
-    from projtrans.prepare import load_tokenizer, read_split
+    from projtrans.prepare import load_tokenizer, open_splits
 
     devices.use_threads(threads)
-    target = devices.choose(device)
+    target = group.device(devices.choose(device))
     tokenizer = load_tokenizer(launched.data)
-    splits = {name: read_split(launched.data, name) for name in ("train", "valid", "test")}
-    with _StopSignals() as stop_signal, console.TrainingDisplay(quiet) as display:
+    if not group.leads:
+        group.wait()  # the leader encodes what is not encoded yet
+    with console.PrepareDisplay(quiet) as encoding:
+        splits = open_splits(launched.data, tokenizer, encoding)
+    if group.leads:
+        group.wait()
+    with _StopSignals(patient=group.size > 1) as stop_signal, console.TrainingDisplay(quiet) as display:
         training.train(
             launched.settings,
             launched.run,
@@ -215,13 +233,18 @@ def _train(launched: Any, resume: bool, device: str, threads: int | None, quiet:
             resume=resume,
             report=display,
             stop_signal=stop_signal,
+            group=group,
         )
 
 
 class _StopSignals:
-    """The first SIGINT or SIGTERM is remembered, so that training can save its state; the second one stops at once."""
+    """The first SIGINT or SIGTERM is remembered, so that training can save its state; the second one stops at once.
 
-    def __init__(self) -> None:
+    patient: not even the second; torchrun may pass on a signal that a process has had already.
+    """
+
+    def __init__(self, patient: bool = False) -> None:
+        self.patient = patient
         self.number: int | None = None
         self.before: dict[int, Any] = {}
 
@@ -238,7 +261,7 @@ class _StopSignals:
         return self.number
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        if self.number is not None and not self.patient:
             os._exit(128 + number)
         self.number = number
 
@@ -288,7 +311,7 @@ def evaluate(
 def _own_pairs(source: Path, reference: Path) -> "list[Pair]":
     from projtrans.corpus import read_sides
 
-    pairs = read_sides(source, reference).pairs
+    pairs = list(read_sides(source, reference))
     if not pairs:
         raise DataError(f"{source}: no sentence pair in it")
     return pairs

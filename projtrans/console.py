@@ -119,9 +119,11 @@ class PrepareDisplay:
 
     def __call__(self, event: Any) -> None:
         """Show one event."""
-        if hasattr(event, "total"):  # Downloading
-            if self.bar is None:
-                self.bar = Bar("downloading", self.quiet, download=True).__enter__()
+        if hasattr(event, "total"):  # Downloading, Working
+            label = getattr(event, "text", "downloading")
+            if self.bar is None or self.bar.label != label:
+                self._close_bar()
+                self.bar = Bar(label, self.quiet, download=not hasattr(event, "text")).__enter__()
             self.bar(event.done, event.total)
             return
         self._close_bar()
@@ -170,6 +172,7 @@ class TrainingDisplay:
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.live)
         self.task: TaskID | None = None
         self.logged = time.monotonic()
+        self.sampling = Bars(quiet)
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -189,6 +192,11 @@ class TrainingDisplay:
         figures = f"{event.given:,} of {event.pieces:,} pieces, {event.seconds:.1f} s"
         self._print(f"embeddings from co-occurrence: {figures}")
 
+    def _sampling(self, event: Any) -> None:
+        self.sampling("segmenting", event.done, event.total)
+        if event.done == event.total:
+            self.sampling.__exit__()
+
     def _started(self, event: Any) -> None:
         self._print(f"{event.run}: {event.parameters:,} parameters on {event.device}, {event.precision}")
         for role, sigma in event.sigma.items():
@@ -199,6 +207,7 @@ class TrainingDisplay:
             f"{event.train_pairs:,} pairs{left_out}; {event.updates_an_epoch:,} updates an epoch, "
             f"{begin} {event.last_update:,} updates"
         )
+        self._print(f"padding: {event.source_padding:.1%} of source, {event.target_padding:.1%} of target positions")
         self.begin = event.update
 
     def _progress(self, event: Any) -> None:

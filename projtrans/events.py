@@ -18,6 +18,14 @@ class Initialised:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """The training pairs are segmented anew for an epoch, by dropout of subwords."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Started:
     """Training begins, or goes on."""
 
@@ -30,6 +38,8 @@ class Started:
     updates_an_epoch: int
     last_update: int
     update: int  # where a resumed run goes on; 0: from the start
+    source_padding: float  # share of padding among the source positions of an epoch's batches, 0 to 1
+    target_padding: float
     sigma: dict[str, str]  # per role: the initial σ, and whether it is learned
 
 
@@ -99,5 +109,5 @@ class Finished:
     test: Evaluation | None
 
 
-Event = Initialised | Started | Progress | Validated | Averaged | Testing | Finished
+Event = Initialised | Sampling | Started | Progress | Validated | Averaged | Testing | Finished
 Report = Callable[[Event], None]

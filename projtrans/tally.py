@@ -27,6 +27,9 @@ class Counters:
     candidates: list[tuple[int, float]] = field(default_factory=list)  # update and score of weights to be averaged
     sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # Sums of the epoch
 
+    def __post_init__(self) -> None:
+        self.candidates = [(update, score) for update, score in self.candidates]  # JSON has lists
+
     @property
     def current_epoch(self) -> int:
         """The epoch, counted from 1, that the last update belongs to."""

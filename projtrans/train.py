@@ -6,7 +6,7 @@ trainer.py is the loop; here stand its beginning and its end.
 import contextlib
 import platform
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from projtrans import __version__, config, figure, files, tensorboard
 from projtrans import device as devices
 from projtrans.corpus import Pair
+from projtrans.distributed import ALONE, Group
 from projtrans.errors import DivergedError, Interrupted
 from projtrans.evaluate import Evaluation, evaluate, keep
 from projtrans.events import Event, Finished, Report, Started, Testing
@@ -29,35 +30,39 @@ def train(
     settings: Config,
     run: Run,
     tokenizer: Tokenizer,
-    splits: dict[str, list[Pair]],
+    splits: Mapping[str, Sequence[Pair]],
     *,
     device: torch.device,
     resume: bool = False,
     report: Report = lambda event: None,
     stop_signal: Callable[[], int | None] = lambda: None,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
-    """Train into a new run folder, or go on in an old one, and return its summary.
+    """Train into a new run folder, or go on in an old one, and return its summary, which the leader of a group writes.
 
     stop_signal: asked after every update; a signal number makes training save its state and raise Interrupted.
     Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume).
     """
     if settings.training.tensorboard:
         tensorboard.check()
-    trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report)
+    trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report, group)
     trainer.stop_signal = stop_signal
     if resume:
         trainer.restore()
-    else:  # only now: settings that make no model leave no folder
+    elif group.leads:  # only now: settings that make no model leave no folder
         trainer.initialise()
         run.create(config.dump(settings), tokenizer)
+    trainer.follow()
     report(_started(trainer))
     with _watched(trainer):
         reason = trainer.train()
     if trainer.counters.best is None:
         raise DivergedError("training diverged: the validation loss was never finite; lower training.learning_rate")
-    test = _test(trainer, splits["test"], report) if settings.training.evaluate_test else None
+    tested = settings.training.evaluate_test and group.leads
+    test = _test(trainer, splits["test"], report) if tested else None
     summary = _summary(trainer, reason, test)
-    files.write_json(run.summary_file, summary)
+    if group.leads:
+        files.write_json(run.summary_file, summary)
     report(Finished(str(run.folder), reason, summary, test))
     return summary
 
@@ -87,7 +92,7 @@ def _started(trainer: Trainer) -> Started:
     precision = "bf16" if devices.bfloat16_pays(trainer.device) else "fp32"
     return Started(
         run=str(trainer.run.folder),
-        device=devices.describe(trainer.device),
+        device=_device(trainer),
         precision=precision if settings.training.precision == "auto" else settings.training.precision,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         train_pairs=len(trainer.examples),
@@ -95,8 +100,15 @@ def _started(trainer: Trainer) -> Started:
         updates_an_epoch=trainer.per_epoch,
         last_update=trainer.last_update,
         update=trainer.counters.update,
+        source_padding=trainer.padding[0],
+        target_padding=trainer.padding[1],
         sigma=initial_sigmas(model),
     )
+
+
+def _device(trainer: Trainer) -> str:
+    several = f"{trainer.group.size} processes, each on " if trainer.group.size > 1 else ""
+    return several + devices.describe(trainer.device)
 
 
 def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation:
@@ -125,7 +137,9 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "source_padding": round(trainer.padding[0], 4),
+        "target_padding": round(trainer.padding[1], 4),
         "test": test.to_json() if test else None,
-        "device": devices.describe(trainer.device),
+        "device": _device(trainer),
         "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -6,6 +6,7 @@ in the saved state.
 """
 
 import copy
+import json
 import math
 import shlex
 import time
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from projtrans import __version__, config
 from projtrans import device as devices
-from projtrans.batching import Batch, epoch, fixed_batches
+from projtrans.batching import Batch, Batches, Examples, epoch, fixed_batches, padding
 from projtrans.checkpoint import (
     State,
     below,
@@ -37,9 +38,11 @@ from projtrans.checkpoint import (
     save_state,
 )
 from projtrans.corpus import Pair
-from projtrans.errors import DataError, DivergedError, Interrupted
+from projtrans.distributed import ALONE, Group
+from projtrans.encoding import sample
+from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
-from projtrans.events import Averaged, Initialised, Progress, Report, Validated
+from projtrans.events import Averaged, Initialised, Progress, Report, Sampling, Validated
 from projtrans.loss import TokenLoss, cross_entropy, r_drop
 from projtrans.multihead import constrain
 from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
@@ -75,24 +78,31 @@ class Trainer:
         valid: Sequence[Pair],
         device: torch.device,
         report: Report,
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.settings, self.training = settings, settings.training
         self.run, self.device, self.report = run, device, report
-        self.tokenizer, self.valid = tokenizer, valid
+        self.tokenizer, self.pairs, self.valid = tokenizer, train, valid
         self.layout = layout_of(tokenizer, settings.corpus, settings.model)
         self.examples = encode(tokenizer, self.layout, train, cut=settings.corpus.overlong == "cut")
+        self.sampled: tuple[int, Examples] | None = None  # an epoch with dropout of subwords
         self.left_out = len(train) - len(self.examples)
         if not self.examples:
             raise DataError(
                 f"corpus.max_length: {settings.corpus.max_length} leaves none of {len(train)} training pairs; raise it"
             )
-        self.lengths = [(len(example.source), len(example.target)) for example in self.examples]
+        if self.training.subword_dropout:
+            tokenizer.check_sampling()
         torch.manual_seed(self.training.seed)
         self.model = build_model(settings.model, settings.corpus, tokenizer).to(device)
         self.optimizer = build_optimizer(self.model, self.training)
         self.average = Average(self.model, self.training.average) if self.training.average else None
         self.counters = Counters()
-        self.per_epoch = math.ceil(len(self.batches(0)) / self.training.accumulation)
+        first = self.batches(0)
+        self.together = self.training.accumulation * group.size  # batches an update, of all processes
+        self.per_epoch = math.ceil(len(first) / self.together)
+        self.padding = padding(first, self.examples_of(0).lengths, self.layout)
         self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
         self.window = Window()
         self.stop_signal: Callable[[], int | None] = lambda: None
@@ -106,6 +116,12 @@ class Trainer:
                 self.average.model.load_state_dict(self.model.state_dict())
             self.report(Initialised(*found, time.perf_counter() - begun))
 
+    def follow(self) -> None:
+        """Take over the leader's weights and moving average."""
+        self.group.copy(self.model.parameters())
+        if self.average:
+            self.group.copy(self.average.model.parameters())
+
     # The loop
 
     def train(self) -> str:
@@ -114,21 +130,25 @@ class Trainer:
         while True:
             reason = self._end()
             if reason and self.counters.validated == self.counters.update:
-                self._average_candidates()
+                if self.group.leads:
+                    self._average_candidates()
                 return reason
             if not reason:
                 self._epoch()
-            self._validate()
+            if self.group.leads:
+                self._validate()
+            self.counters = Counters(**json.loads(self.group.tell(json.dumps(asdict(self.counters)))))
             self.save()
-            prune_candidates(self.run, (update for update, _ in self.counters.candidates))
+            if self.group.leads:
+                prune_candidates(self.run, (update for update, _ in self.counters.candidates))
             self._lap()
             self._heed_signal()
 
     def _epoch(self) -> None:
         self.model.train()
-        batches, size = self.batches(self.counters.epoch), self.training.accumulation
+        batches, size = self.batches(self.counters.epoch), self.together
         for first in range(self.counters.batch, len(batches), size):
-            self._update([self.batch(indices) for indices in batches[first : first + size]])
+            self._update([self.batch(indices) for indices in self.group.share(batches[first : first + size])])
             self.counters.batch = min(first + size, len(batches))
             self._tick()
             if self._out_of_updates() or self._out_of_time():
@@ -141,11 +161,15 @@ class Trainer:
         """One step of the optimiser on the mean gradient of all positions that the batches count."""
         counters, gathered = self.counters, Sums()
         set_rate(self.optimizer, rate(self.training, counters.update + 1, self.last_update))
-        positions = sum(self._positions(batch) for batch in batches)
+        self.group.seed(self.training.seed, counters.update)
+        (positions,) = self.group.total([sum(self._positions(batch) for batch in batches)])
         for batch in (batch.to(self.device) for batch in batches):
             losses = self.losses(batch, *self.passes(batch))
             (torch.stack([loss.smoothed for loss in losses]).sum() / positions).backward()
             gathered.add(losses, int(batch.counted_BT.sum()), batch.counted_BT.numel())
+        self.group.add_gradients(self.model.parameters())
+        if self.group.size > 1:
+            gathered = Sums(*self.group.total(gathered.values()))
         self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
         counters.update += 1
         if bool(self.window.norm.isfinite()):
@@ -213,15 +237,16 @@ class Trainer:
         self.counters.training_seconds += self.clock - begun if updating else 0.0
 
     def _heed_signal(self) -> None:
-        number = self.stop_signal()
-        if number is not None:
+        number = self.group.largest(self.stop_signal() or 0)
+        if number:
             self.save()
-            again = f"projtrans train --resume --run {shlex.quote(str(self.run.folder))}"
+            self.group.wait()  # who ends takes the others along
+            again = f"{self.group.command} train --resume --run {shlex.quote(str(self.run.folder))}"
             raise Interrupted(f"stopped at update {self.counters.update}; go on with: {again}", number)
 
     def _report_progress(self) -> None:
         counters, sums = self.counters, self.window.take()
-        if not sums.pieces:  # no update since the last report, or only skipped ones
+        if not (sums.pieces and self.group.leads):  # no update since the last report, or only skipped ones
             return
         counters.sums = [a + b for a, b in zip(counters.sums, sums.values(), strict=True)]
         progress = Progress(
@@ -348,15 +373,21 @@ class Trainer:
         return None
 
     def _out_of_updates(self) -> bool:
-        return self.counters.update >= self.last_update
+        """With dropout of subwords epochs differ in their updates: last_update is what the first one makes expect."""
+        counters, training = self.counters, self.training
+        return counters.epoch >= training.epochs or counters.update >= (training.updates or math.inf)
 
     def _out_of_time(self) -> bool:
-        return self.training.minutes is not None and self.counters.seconds >= 60 * self.training.minutes
+        if self.training.minutes is None:
+            return False
+        return bool(self.group.largest(self.group.leads and self.counters.seconds >= 60 * self.training.minutes))
 
     # State
 
     def save(self) -> None:
-        """Write the complete state, and let runs/latest point here."""
+        """Write the complete state, and let runs/latest point here: the leader's is everyone's."""
+        if not self.group.leads:
+            return
         tensors = named("model", dict(self.model.named_parameters()))
         if self.average:
             tensors |= named("average", dict(self.average.model.named_parameters()))
@@ -366,8 +397,10 @@ class Trainer:
             "counters": asdict(self.counters),
             "average_updates": self.average.updates if self.average else 0,
             "window": list(self.window.sums.values()),
+            "since": self.window.since,
             "metrics_bytes": self.run.metrics_bytes,
             "tokenizer": self.tokenizer.checksum,
+            "processes": self.group.size,
         }
         save_state(self.run, State(record, tensors))
         if self.run.raw_config != config.dump(self.settings):  # a resumed run's limits were changed
@@ -381,6 +414,9 @@ class Trainer:
         state = load_state(self.run)
         if state.record["tokenizer"] != self.tokenizer.checksum:
             raise DataError(f"run {self.run.folder}: was trained with another tokenizer than the data folder's")
+        if state.record.get("processes", 1) != self.group.size:
+            trained = Group(size=state.record["processes"]).command
+            raise ConfigError(f"run {self.run.folder}: begun as {trained} train; another number changes its batches")
         self.counters = Counters(**state.record["counters"])
         load_weights(self.model, below("model", state.tensors), self.run.state_file)
         if self.average:
@@ -388,10 +424,10 @@ class Trainer:
             self.average.updates = state.record["average_updates"]
         restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
         restore_random(self.device, below("random", state.tensors))
-        self.window.sums, self.window.since = Sums(*state.record["window"]), self.counters.training_seconds
-        self.run.truncate_metrics(state.record["metrics_bytes"])
-        self.counters.candidates = [(update, score) for update, score in self.counters.candidates]
-        prune_candidates(self.run, (update for update, _ in self.counters.candidates))
+        self.window.sums, self.window.since = Sums(*state.record["window"]), state.record.get("since", 0.0)
+        if self.group.leads:
+            self.run.truncate_metrics(state.record["metrics_bytes"])
+            prune_candidates(self.run, (update for update, _ in self.counters.candidates))
 
     def _save_best(self, model: Transformer, loss: float, sample_bleu: float) -> None:
         record = {"update": self.counters.update, "valid_loss": loss, "valid_bleu": sample_bleu, "version": __version__}
@@ -399,11 +435,11 @@ class Trainer:
 
     # Data
 
-    def batches(self, number: int) -> list[list[int]]:
+    def batches(self, number: int) -> Batches:
         """The examples of every batch of epoch `number`."""
         training = self.training
         return epoch(
-            self.lengths,
+            self.examples_of(number).lengths,
             tokens=training.batch_tokens,
             sentences=training.batch_sentences,
             by_length=training.by_length,
@@ -412,5 +448,23 @@ class Trainer:
         )
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Those examples as one batch."""
-        return self.layout.batch([self.examples[i] for i in indices])
+        """Those examples of the current epoch as one batch."""
+        examples = self.examples_of(self.counters.epoch)
+        return self.layout.batch([examples[i] for i in indices])
+
+    def examples_of(self, number: int) -> Examples:
+        """The training pairs in pieces, where subwords are dropped as epoch `number` has them."""
+        training, total = self.training, len(self.pairs)
+        if not training.subword_dropout:
+            return self.examples
+        if self.sampled is None or self.sampled[0] != number:
+            sides = sample(
+                self.tokenizer,
+                self.pairs,
+                training.subword_dropout,
+                training.seed,
+                number,
+                lambda done: self.report(Sampling(done, total)),
+            )
+            self.sampled = number, Examples(self.layout, *sides, cut=self.settings.corpus.overlong == "cut")
+        return self.sampled[1]

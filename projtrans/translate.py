@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from projtrans import device as devices
-from projtrans.batching import Ids, Layout, bucket
+from projtrans.batching import Layout, bucket
 from projtrans.checkpoint import load_model
 from projtrans.corpus import CorpusConfig
+from projtrans.encoding import Ids
 from projtrans.multihead import KeysValues
 from projtrans.run import Run, open_run
 from projtrans.search import DecodingConfig, search
