@@ -14,6 +14,7 @@ import torch  # noqa: E402
 from projtrans import config, settings  # noqa: E402
 from projtrans.batching import Batch  # noqa: E402
 from projtrans.optimizer import clip  # noqa: E402
+from projtrans.optimizer import step as optimize  # noqa: E402
 from projtrans.prepare import load_tokenizer, read_split  # noqa: E402
 from projtrans.run import Run  # noqa: E402
 from projtrans.trainer import Trainer  # noqa: E402
@@ -45,7 +46,7 @@ def step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
     (loss.smoothed / batch.counted_BT.sum()).backward()
     clock.read("backward")
     clip(trainer.model.parameters(), trainer.training.clip_norm)
-    trainer.optimizer.step()
+    optimize(trainer.optimizer, torch.zeros((), device=trainer.device))
     if trainer.average:
         trainer.average.update(trainer.model)
     trainer.optimizer.zero_grad()

@@ -5,7 +5,7 @@ True = a real piece. Knows ids only: no text (the caller encodes it), no model.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import overload
 
 import numpy as np
@@ -33,6 +33,21 @@ class Batch:
     target_in_BT: Tensor  # begin and all pieces but the last
     target_out_BT: Tensor  # all pieces: position t is to be predicted from target_in[: t + 1]
     counted_BT: Tensor  # positions that loss and accuracy count: True at real pieces
+    real_N: Tensor  # the places of these in B·T, found before the batch is on a device that would have to be waited for
+    padding_N: Tensor  # the other places
+
+    @classmethod
+    def of(
+        cls,
+        source_BS: Tensor,
+        source_mask_BS: Tensor | None,
+        target_in_BT: Tensor,
+        target_out_BT: Tensor,
+        counted_BT: Tensor,
+    ) -> "Batch":
+        """The batch of these rectangles, which are in main memory."""
+        places = [mask.flatten().nonzero()[:, 0] for mask in (counted_BT, ~counted_BT)]
+        return cls(source_BS, source_mask_BS, target_in_BT, target_out_BT, counted_BT, *places)
 
     @property
     def sentences(self) -> int:
@@ -40,12 +55,26 @@ class Batch:
         return len(self.source_BS)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """The same batch on a device, which nobody waits for: the copies are made from pinned memory."""
         if device.type == "cpu":
             return self
-        mask = None if self.source_mask_BS is None else self.source_mask_BS.to(device, non_blocking=True)
-        rest = (self.target_in_BT, self.target_out_BT, self.counted_BT)
-        return Batch(self.source_BS.to(device), mask, *(tensor.to(device, non_blocking=True) for tensor in rest))
+        tensors = self._tensors()
+        if device.type == "cuda":
+            tensors = [None if tensor is None else tensor.pin_memory() for tensor in tensors]
+        return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors))  # type: ignore[arg-type]
+
+    def parts(self, count: int) -> "list[Batch]":
+        """The batch, which is in main memory, in `count` parts of equal size, or of one sentence pair."""
+        if count == 1:
+            return [self]
+        rows = -(-self.sentences // count)
+        return [
+            Batch.of(*(None if x is None else x[first : first + rows] for x in self._tensors()[:5]))  # type: ignore[arg-type]
+            for first in range(0, self.sentences, rows)
+        ]
+
+    def _tensors(self) -> list[Tensor | None]:
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +105,7 @@ class Layout:
         source_BS, mask_BS = self.sources([example.source for example in examples])
         out_BT = self._rectangle([example.target for example in examples])
         in_BT = torch.cat([torch.full((len(examples), 1), self.bos_id), out_BT[:, :-1]], 1)
-        return Batch(source_BS, mask_BS, in_BT, out_BT, out_BT != self.pad_id)
+        return Batch.of(source_BS, mask_BS, in_BT, out_BT, out_BT != self.pad_id)
 
     def _rectangle(self, rows: Sequence[Ids]) -> Tensor:
         width = max(1, max(map(len, rows))) if self.mask_padding else self.max_length
@@ -180,6 +209,23 @@ def padding(batches: Batches, lengths_N2: np.ndarray, layout: Layout) -> tuple[f
     positions_2 = (sizes_B1 * (longest_B2 if layout.mask_padding else layout.max_length)).sum(0)
     source, target = (1 - lengths_N2.sum(0, np.int64) / positions_2).tolist()
     return source, target
+
+
+def heaviest(batches: Batches, lengths_N2: np.ndarray, *, by_length: bool, width: int, heads: int) -> list[int]:
+    """The examples of the batch that takes the most memory of all that any epoch can have.
+
+    batches: those of one epoch; with by_length every other epoch's are of the same sizes, and otherwise it is the
+    longest examples together. Memory: n (S + T) width for what a position holds, n (S² + T² + TS) heads for attention.
+    """
+    if not by_length:
+        most = max(len(batch) for batch in batches)
+        return np.argsort(lengths_N2.max(1), kind="stable")[-most:].tolist()
+    sizes_B = batches.ends_B - batches.starts_B
+    order_B = np.argsort(batches.starts_B)
+    longest_B2 = np.maximum.reduceat(lengths_N2[batches.order_N], batches.starts_B[order_B]).astype(np.int64)
+    S_B, T_B = longest_B2.T
+    memory_B = sizes_B[order_B] * ((S_B + T_B) * width + (S_B**2 + T_B**2 + T_B * S_B) * heads)
+    return batches[int(order_B[memory_B.argmax()])]
 
 
 def fixed_batches(examples: Examples, layout: Layout, tokens: int) -> Iterator[tuple[list[int], Batch]]:

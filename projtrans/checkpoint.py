@@ -24,6 +24,7 @@ from projtrans.tokenizer import Tokenizer
 from projtrans.transformer import ModelConfig, Transformer
 
 FORMAT = 1
+STATE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,15 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> 
 
 def save_state(run: Run, state: State) -> None:
     """Replace the last complete state of training."""
-    _save(run.state_file, state.tensors, {"format": FORMAT, **state.record})
+    _save(run.state_file, state.tensors, {"format": STATE_FORMAT, **state.record})
 
 
-def load_state(run: Run) -> State:
-    """The last complete state of training; raises RunError where there is none."""
-    if not run.state_file.is_file():
+def load_state(run: Run, file: Path | None = None) -> State:
+    """The last complete state of training, or the one in `file`; raises RunError where there is none."""
+    file = file or run.state_file
+    if not file.is_file():
         raise RunError(f"run {run.folder}: no checkpoint to resume from; start it anew under another --run DIR")
-    return State(*_load(run.state_file))
+    return State(*_load(file, STATE_FORMAT))
 
 
 def save_candidate(run: Run, update: int, weights: Mapping[str, Tensor]) -> None:
@@ -189,7 +191,7 @@ def _save(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> Non
             raise RunError(f"{path}: cannot be written ({error})") from error
 
 
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _load(path: Path, version: int = FORMAT) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {}).get("projtrans", "{}"))
@@ -198,6 +200,6 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise RunError(f"{path}: damaged or not a model file ({error})") from error
     if not isinstance(record, dict):
         raise RunError(f"{path}: damaged or not a model file (its record is no object)")
-    if record.get("format") != FORMAT:
-        raise RunError(f"{path}: format {record.get('format')} is not the one that this version reads ({FORMAT})")
+    if record.get("format") != version:
+        raise RunError(f"{path}: format {record.get('format')} is not the one that this version reads ({version})")
     return record, tensors

@@ -170,7 +170,10 @@ def train(
     sigma_cross: o.SigmaCross = None,
     sets: o.Set = None,
     seed: o.Seed = None,
+    max_minutes: o.MaxMinutes = None,
     resume: o.Resume = False,
+    allow_changes: o.AllowChanges = False,
+    dry_run: o.DryRun = False,
     device: o.Device = "auto",
     threads: o.Threads = None,
     quiet: o.Quiet = False,
@@ -183,32 +186,45 @@ def train(
     """
     given = {
         "training.seed": seed,
+        "training.minutes": max_minutes,
         "model.attention.sigma.self": sigma_self,
         "model.attention.sigma.cross": sigma_cross,
     }
     overrides = [(path, value) for path, value in given.items() if value is not None]
     from projtrans import distributed, launch
 
+    if allow_changes and not resume:
+        raise ConfigError("--allow-changes: a new run has its settings as they are; leave it out, or add --resume")
+    if dry_run and resume:
+        raise ConfigError("--dry-run: looks at a new run, not at one that goes on; leave --resume out")
     flags = launch.Flags(attention=attention, sets=sets or [], overrides=overrides)
     with distributed.joined() as group:
         quiet = quiet or not group.leads
-        launched = _launched(flags, config, run, data, resume, quiet) if group.leads else None
+        launched = _launched(flags, config, run, data, resume, allow_changes, quiet) if group.leads else None
         launched = launch.Launch.from_json(group.tell(launched.to_json() if launched else ""))
-        _train(launched, group, resume, device, threads, quiet)
+        _train(launched, group, resume, dry_run, device, threads, quiet)
 
 
 def _launched(
-    flags: "Flags", config: str | None, run: Path | None, data: Path | None, resume: bool, quiet: bool
+    flags: "Flags",
+    config: str | None,
+    run: Path | None,
+    data: Path | None,
+    resume: bool,
+    allow_changes: bool,
+    quiet: bool,
 ) -> "Launch":
     from projtrans import console, launch
 
     with console.PrepareDisplay(quiet) as preparing:
         if resume:
-            return launch.resume(config, flags, run=run, data=data)
+            return launch.resume(config, flags, run=run, data=data, allow_changes=allow_changes)
         return launch.begin(config, flags, run=run, data=data, report=preparing)
 
 
-def _train(launched: "Launch", group: "Group", resume: bool, device: str, threads: int | None, quiet: bool) -> None:
+def _train(
+    launched: "Launch", group: "Group", resume: bool, dry_run: bool, device: str, threads: int | None, quiet: bool
+) -> None:
     from projtrans import console
     from projtrans import device as devices
     from projtrans import train as training
@@ -223,6 +239,14 @@ def _train(launched: "Launch", group: "Group", resume: bool, device: str, thread
         splits = open_splits(launched.data, tokenizer, encoding)
     if group.leads:
         group.wait()
+    if dry_run:
+        from projtrans.preview import preview
+
+        with console.TrainingDisplay(quiet) as display:
+            found = preview(launched.settings, launched.run, tokenizer, splits, device=target, report=display)
+        if group.leads:
+            console.print_preview(found)
+        return
     with _StopSignals(patient=group.size > 1) as stop_signal, console.TrainingDisplay(quiet) as display:
         training.train(
             launched.settings,

@@ -197,6 +197,31 @@ class TrainingDisplay:
         if event.done == event.total:
             self.sampling.__exit__()
 
+    def _skipped(self, event: Any) -> None:
+        self._print(f"update {event.update:,}: {event.skipped} updates left out, loss or gradient not finite")
+
+    def _rolledback(self, event: Any) -> None:
+        self._print(
+            f"update {event.from_update:,}: {event.reason}; back to update {event.update:,}, learning rate "
+            f"× {event.rate_factor:g} from here on"
+        )
+
+    def _halved(self, event: Any) -> None:
+        size = f"training.batch_tokens={event.batch_tokens}"
+        if event.batch_sentences is not None:
+            size += f" training.batch_sentences={event.batch_sentences}"
+        self._print(
+            f"update {event.update:,}: out of memory; batches are halved: as with {size} "
+            f"training.accumulation={event.accumulation}"
+        )
+
+    def _changed(self, event: Any) -> None:
+        named = ", ".join(f"{path} ({before} to {after})" for path, (before, after) in event.settings.items())
+        self._print(f"from update {event.update:,} on with other settings: {named}")
+
+    def _recovered(self, event: Any) -> None:
+        self._print(f"{event.damage}; going on from the state before it, of update {event.update:,}")
+
     def _started(self, event: Any) -> None:
         self._print(f"{event.run}: {event.parameters:,} parameters on {event.device}, {event.precision}")
         for role, sigma in event.sigma.items():
@@ -250,7 +275,9 @@ class TrainingDisplay:
 
     def _finished(self, event: Any) -> None:
         self.progress.stop()
-        self._print(f"{event.run}: {event.reason}; best epoch {event.summary['best_epoch']}")
+        shaped = "; ".join(event.summary["shaped_by"])
+        shaped = f"; shaped by: {shaped}, so not to be repeated to the bit" if shaped else ""
+        self._print(f"{event.run}: {event.reason}; best epoch {event.summary['best_epoch']}{shaped}")
         if event.test:
             self.console.print(scores(event.test))
 
@@ -267,6 +294,14 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def print_preview(preview: Any) -> None:
+    """What a training would be, on standard output."""
+    table = Table(title="dry run: nothing was trained or written", title_justify="left", show_header=False)
+    for name, value in preview.rows():
+        table.add_row(name, value)
+    _print_table(table)
 
 
 # --------------------------------------------------------------------------------------------------------- evaluate
@@ -294,8 +329,12 @@ def scores(evaluation: Any) -> Table:
 
 def print_scores(evaluation: Any) -> None:
     """The score table on standard output, unbroken however narrow the terminal."""
+    _print_table(scores(evaluation))
+
+
+def _print_table(table: Table) -> None:
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
-    console.print(scores(evaluation))
+    console.print(table)
 
 
 # ---------------------------------------------------------------------------------------------------------- compare

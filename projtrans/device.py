@@ -1,6 +1,7 @@
 """Which device computes, and in which precision. Knows no model."""
 
 import contextlib
+import gc
 import platform
 from pathlib import Path
 from typing import Literal
@@ -41,6 +42,23 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the device, or the machine, has no memory left for a tensor."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The words of torch's allocators of main memory; an own class exists for devices only.
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory")
+    )
+
+
+def free(device: torch.device) -> None:
+    """Give back what a failed attempt holds."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def bfloat16_pays(device: torch.device) -> bool:

@@ -59,6 +59,56 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """Updates were left out because their loss or gradient was not finite."""
+
+    epoch: int
+    update: int
+    skipped: int  # since the last such event, or the last look without one
+    in_a_row: int  # up to `update`
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """Training went back to its last good state, and goes on with half the learning rate."""
+
+    epoch: int
+    update: int  # of that state
+    from_update: int
+    reason: str
+    rollbacks: int  # so far
+    rate_factor: float  # what the learning rate is multiplied by from here on
+
+
+@dataclass(frozen=True)
+class Halved:
+    """Memory was short: batches are half as large from here on, and an update takes twice as many."""
+
+    epoch: int
+    update: int
+    halvings: int  # so far
+    batch_tokens: int
+    batch_sentences: int | None
+    accumulation: int
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A resumed run goes on with other settings."""
+
+    update: int
+    settings: dict[str, list[Any]]  # by dotted path: before and after
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The last state is damaged; training goes on from the last good one."""
+
+    damage: str
+    update: int
+
+
+@dataclass(frozen=True)
 class Validated:
     """One epoch is over; train figures are means over it."""
 
@@ -109,5 +159,6 @@ class Finished:
     test: Evaluation | None
 
 
-Event = Initialised | Sampling | Started | Progress | Validated | Averaged | Testing | Finished
+Trouble = Skipped | RolledBack | Halved | Changed | Recovered
+Event = Initialised | Sampling | Started | Progress | Trouble | Validated | Averaged | Testing | Finished
 Report = Callable[[Event], None]

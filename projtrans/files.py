@@ -7,12 +7,14 @@ its place, flushed to the disk, then renamed over it, so that a crash, a full di
 import codecs
 import contextlib
 import functools
+import glob
 import gzip
 import hashlib
 import io
 import json
 import mmap
 import os
+import shutil
 import tempfile
 import zlib
 from array import array
@@ -39,6 +41,35 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link(source: Path, path: Path) -> None:
+    """Let `path` be the file that `source` is now, whatever takes the place of `source` later; no copy where it can."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+    except OSError:  # a file system without hard links
+        with replacing(path) as copied:
+            shutil.copyfile(source, copied)
+        return
+    temporary.replace(path)  # does nothing where both are the same file already
+    temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what writers of `path` left that were killed: as large as the file itself, every time."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        leftover.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file that was added to on the disk, name and all; nothing where there is none."""
+    if path.exists():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

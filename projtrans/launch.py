@@ -85,13 +85,15 @@ def begin(
     return Launch(settings, Run(run_folder), folder)
 
 
-def resume(config_name: str | None, flags: Flags, *, run: Path | None, data: Path | None) -> Launch:
-    """A run that goes on, with its own configuration."""
+def resume(
+    config_name: str | None, flags: Flags, *, run: Path | None, data: Path | None, allow_changes: bool = False
+) -> Launch:
+    """A run that goes on, with its own configuration; allow_changes: and what the flags change in it."""
     if config_name is not None:
         raise ConfigError(f"--config {config_name}: a resumed run keeps its configuration; leave --config out")
     opened = open_run(run)
     kind = [] if flags.attention is None else [("model.attention.kind", flags.attention)]
-    settings = resumed(opened, sets=flags.sets, flags=[*flags.overrides, *kind])
+    settings = resumed(opened, sets=flags.sets, flags=[*flags.overrides, *kind], allow_changes=allow_changes)
     return Launch(settings, opened, data or preparing.default_folder(settings.corpus))
 
 

@@ -91,21 +91,37 @@ def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate * group["relative"]
 
 
-class RMSprop(torch.optim.Optimizer):
-    """v = α v + (1 - α) g², θ = θ - η g / √(v + ε), as Keras has it; torch's own adds ε to the root.
+def step(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+    """One step, or nothing at all where `skip` is 1 and not 0: a float32 scalar that is never read on the host.
 
-    At ε = 1e-7 that is a floor of 3e-4 under the root, which keeps rows with small gradients from steps of full size.
+    torch's fused AdamW takes it as what a gradient scaler has found, and leaves weights, moments and step count alone.
     """
+    optimizer.found_inf = skip  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+class RMSprop(torch.optim.Optimizer):
+    """v = α v + (1 - α) g², θ = θ - η g / √(v + ε), as Keras has it, or nothing where `found_inf` is 1.
+
+    torch's own adds ε to the root. At ε = 1e-7 it is a floor of 3e-4 under the root here, which keeps rows with small
+    gradients from steps of full size.
+    """
+
+    found_inf: Tensor
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
+        skip = self.found_inf.bool()
         for group in self.param_groups:
             alpha = group["alpha"]
+            kept = torch.full_like(skip, alpha, dtype=torch.float64).masked_fill(skip, 1.0)
             for parameter in group["params"]:
-                v = self.state[parameter].setdefault("square_avg", torch.zeros_like(parameter))
-                v.mul_(alpha).addcmul_(parameter.grad, parameter.grad, value=1 - alpha)
-                parameter.addcdiv_(parameter.grad, v.add(group["eps"]).sqrt_(), value=-group["lr"])
+                state = self.state[parameter]
+                v = state.setdefault("square_avg", torch.zeros_like(parameter))
+                g = parameter.grad.masked_fill(skip, 0.0)
+                v.mul_(kept).addcmul_(g, g, value=1 - alpha)
+                parameter.addcdiv_(g, v.add(group["eps"]).sqrt_(), value=-group["lr"])
 
 
 class Average(Generic[Network]):
@@ -114,15 +130,18 @@ class Average(Generic[Network]):
     def __init__(self, model: Network, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
-        self.updates = 0
+        device = next(self.model.parameters()).device
+        self.updates = torch.zeros((), dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the parameters after one more update; the first ones are forgotten faster."""
-        self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + 10))
+    def update(self, model: nn.Module, skip: Tensor | float = 0.0) -> None:
+        """Take in the parameters after one more update, or nothing where `skip` is 1; the first ones go faster."""
+        taken = 1.0 - skip
+        self.updates += taken
+        decay = (self.updates / (self.updates + 10)).clamp(max=self.decay)
         current = [parameter.detach() for parameter in model.parameters()]
-        torch._foreach_lerp_(list(self.model.parameters()), current, 1 - decay)
+        weights = [((1 - decay) * taken).to(parameter.dtype) for parameter in current]
+        torch._foreach_lerp_(list(self.model.parameters()), current, weights)
 
 
 def clip(parameters: Iterable[Tensor], limit: float | None) -> Tensor:

@@ -57,7 +57,16 @@ Attention = Annotated[str | None, _option("standard or projection.", metavar="KI
 SigmaSelf = Annotated[float | None, _option("Initial σ of self-attention (projection).", metavar="X")]
 SigmaCross = Annotated[float | None, _option("Initial σ of cross-attention (projection).", metavar="X")]
 Seed = Annotated[int | None, _option("Seed of weights, data order and dropout.", metavar="N")]
+MaxMinutes = Annotated[float | None, _option("Stop after so many minutes (training.minutes).", metavar="N")]
 Resume = Annotated[bool, _option("Go on with a run [default: runs/latest].", "--resume")]
+AllowChanges = Annotated[
+    bool,
+    _option("With --resume: go on with other settings than before, where the weights can.", "--allow-changes"),
+]
+DryRun = Annotated[
+    bool,
+    _option("Train nothing: print size, batches, peak memory and estimated time, measured in a minute.", "--dry-run"),
+]
 
 # evaluate and translate
 BeamSize = Annotated[

@@ -3,7 +3,7 @@
     runs/NAME/  config.yaml        the resolved configuration
                 tokenizer.model    (or tokenizer.src.model and tokenizer.tgt.model)
                 model.safetensors  the best weights
-                checkpoints/       the last complete state of training, and weights to be averaged
+                checkpoints/       the last complete state of training, the last good one, weights to be averaged
                 metrics.jsonl      one JSON object per event
                 summary.json       final scores, times, versions, device
                 curves.png         loss, accuracy and BLEU per epoch, where matplotlib is installed
@@ -60,6 +60,16 @@ class Run:
     def candidate_files(self) -> list[Path]:
         """All of them that there are."""
         return sorted(self.state_file.parent.glob(CANDIDATE.format("*")))
+
+    @property
+    def good_file(self) -> Path:
+        """The last state whose validation loss was finite, or the very first: where training goes back to."""
+        return self.folder / "checkpoints" / "good.safetensors"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is more in the folder than what stands in it before the first update."""
+        return any(file.exists() for file in (self.state_file, self.good_file, self.model_file))
 
     @property
     def metrics_file(self) -> Path:
@@ -138,6 +148,17 @@ class Run:
     def metrics_bytes(self) -> int:
         """The size of metrics.jsonl so far."""
         return self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+
+    def sync_metrics(self) -> None:
+        """Have metrics.jsonl on the disk: a state that knows its size must not be there without it."""
+        files.sync(self.metrics_file)
+
+    def remove_leftovers(self) -> None:
+        """Remove the halves of files that were being written when training was killed."""
+        for file in (self.config_file, self.model_file, self.state_file, self.good_file, self.summary_file):
+            files.remove_leftovers(file)
+        for leftover in self.state_file.parent.glob(f".{CANDIDATE.format('*')}.*"):
+            leftover.unlink(missing_ok=True)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The events of metrics.jsonl so far, line by line; a last line that is still being written is left out.

@@ -92,6 +92,12 @@ LIMITS = ("epochs", "updates", "minutes", "patience", "tensorboard")
 """Settings of training that a resumed run may change: they say when to stop or what to show, not how to learn."""
 
 
+ORDER = ("seed", "batch_tokens", "batch_sentences", "by_length", "accumulation")
+"""Settings of training that decide which pairs stand in which batch, and when."""
+
+DROPOUTS = ("model.dropout", "model.attention_dropout", "model.output_dropout")
+
+
 Overrides = Sequence[tuple[str, Any]]
 """Flags: dotted path and value."""
 
@@ -111,17 +117,46 @@ def resolve(raw: Raw, *, attention: str | None = None, sets: Sequence[str] = (),
     return _build(raw, sets, flags)
 
 
-def resumed(run: Run, *, sets: Sequence[str], flags: Overrides) -> Config:
-    """The configuration of a run, with changes of its limits alone; raises ConfigError for any other change."""
-    before, after = _build(run.raw_config, [], []), _build(run.raw_config, sets, flags)
-    allowed = {f"training.{name}" for name in LIMITS}
-    changes = differing([flat(config.dump(before)), flat(config.dump(after))])
-    refused = [f"{path} ({old} to {new})" for path, (old, new) in changes.items() if path not in allowed]
-    if refused:
+def resumed(run: Run, *, sets: Sequence[str], flags: Overrides, allow_changes: bool = False) -> Config:
+    """The configuration of a run with changes of its limits, or with allow_changes of whatever its weights survive.
+
+    Raises ConfigError for any other change.
+    """
+    after = _build(run.raw_config, sets, flags)
+    changes = differing([flat(config.dump(made)) for made in (_build(run.raw_config, [], []), after)])
+    refused = {path: values for path, values in changes.items() if path not in _limits()}
+    reasons = {path: _fixed(path, *values) for path, values in refused.items()}
+    never = [_change(path, refused[path]) + f": {reason}" for path, reason in reasons.items() if reason]
+    if never:
+        raise ConfigError(f"--resume: cannot change {'; '.join(never)}; train anew under another --run DIR")
+    if refused and not allow_changes:
+        named = ", ".join(_change(path, values) for path, values in refused.items())
         raise ConfigError(
-            f"--resume: cannot change {', '.join(refused)} in {run.folder}; train anew under another --run DIR"
+            f"--resume: cannot change {named} in {run.folder}; add --allow-changes to go on so, or train anew under "
+            "another --run DIR"
         )
     return after
+
+
+def _limits() -> set[str]:
+    return {f"training.{name}" for name in LIMITS}
+
+
+def _change(path: str, values: Sequence[Any]) -> str:
+    return f"{path} ({values[0]} to {values[1]})"
+
+
+def _fixed(path: str, before: Any, after: Any) -> str | None:
+    """Why a run cannot go on with that change, in words; None where it can."""
+    if path.startswith("corpus."):
+        return "the weights have learned that corpus in those pieces"
+    if path.startswith("model.") and path not in DROPOUTS:
+        return "the weights are those of that model"
+    if path == "training.optimizer":
+        return "its moments are another optimiser's"
+    if path == "training.average" and None in (before, after):
+        return "the average begins with the run or not at all"
+    return None
 
 
 def _build(raw: Raw, sets: Sequence[str], flags: Overrides) -> Config:

@@ -1,4 +1,4 @@
-"""What training counts: where it stands, and sums over target positions since the last report."""
+"""What training counts: where it stands, sums over target positions since the last report, updates left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,12 +20,17 @@ class Counters:
     seconds: float = 0.0  # training and validation
     training_seconds: float = 0.0
     validated: int = 0  # update of the last validation
-    skipped: int = 0  # updates left out in a row because their gradient was not finite
     best: float | None = None  # best validation score so far; larger is better
     best_epoch: int = 0
     waited: int = 0  # validations since the best one
     candidates: list[tuple[int, float]] = field(default_factory=list)  # update and score of weights to be averaged
     sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # Sums of the epoch
+    skipped: int = 0  # updates left out because loss or gradient was not finite
+    rollbacks: int = 0  # returns to the last good state; each halves the learning rate
+    halvings: int = 0  # times that memory was short and the batches were halved
+    halved: int = 0  # as many of them as the batches of this epoch were made with
+    planned_update: int = 0  # where these batches began: update and epoch
+    planned_epoch: int = 0
 
     def __post_init__(self) -> None:
         self.candidates = [(update, score) for update, score in self.candidates]  # JSON has lists
@@ -38,13 +43,13 @@ class Counters:
 
 @dataclass
 class Sums:
-    """Sums over target positions; the first three may be tensors on the device, so that an update need not wait."""
+    """Sums over target positions; they may be tensors on the device, so that an update need not wait."""
 
     nll: Any = 0.0
     correct: Any = 0.0
     padding_correct: Any = 0.0
-    pieces: float = 0.0  # real target positions
-    positions: float = 0.0  # padding counted
+    pieces: Any = 0.0  # real target positions
+    positions: Any = 0.0  # padding counted
 
     def add(self, losses: Sequence[TokenLoss], pieces: int, positions: int) -> None:
         self.nll = self.nll + losses[0].nll.detach().double()
@@ -54,13 +59,16 @@ class Sums:
         self.pieces += pieces
         self.positions += positions
 
-    def join(self, other: "Sums") -> None:
-        for name in ("nll", "correct", "padding_correct", "pieces", "positions"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+    def join(self, other: "Sums", skip: Tensor) -> None:
+        """Add the other sums, or nothing where `skip` is 1; nobody waits for the device to tell."""
+        for name in ("nll", "correct", "padding_correct"):
+            setattr(self, name, getattr(self, name) + torch.where(skip.bool(), 0.0, getattr(other, name)))
+        for name in ("pieces", "positions"):
+            setattr(self, name, getattr(self, name) + getattr(other, name) * (1.0 - skip.double()))
 
     def values(self) -> tuple[float, ...]:
         """Plain numbers, in the order of the fields."""
-        return (float(self.nll), float(self.correct), float(self.padding_correct), self.pieces, self.positions)
+        return tuple(map(float, (self.nll, self.correct, self.padding_correct, self.pieces, self.positions)))
 
     @property
     def loss(self) -> float:
@@ -90,3 +98,33 @@ class Window:
     def elapsed(self, seconds: float) -> float:
         elapsed, self.since = seconds - self.since, seconds
         return elapsed
+
+
+class Skips:
+    """Updates whose loss or gradient is not finite, found and counted on the device: they are to change nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.in_a_row = torch.zeros((), device=device)  # up to the last update
+        self.new = torch.zeros((), device=device)  # since `take`
+
+    def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """1.0 where the update is to be left out, 0.0 where it is to be made."""
+        skip = (~(loss.isfinite() & norm.isfinite())).float()
+        self.in_a_row = (self.in_a_row + 1) * skip
+        self.new = self.new + skip
+        return skip
+
+    def take(self) -> tuple[int, int]:
+        """Updates left out since the last time, and in a row up to the last one; here the device is waited for."""
+        new, in_a_row = int(self.new), int(self.in_a_row)
+        self.new.zero_()
+        return new, in_a_row
+
+    def values(self) -> list[float]:
+        """Plain numbers, for `restore`."""
+        return [float(self.in_a_row), float(self.new)]
+
+    def restore(self, values: Sequence[float]) -> None:
+        """Go back to the numbers that `values` gave."""
+        self.in_a_row.fill_(values[0])
+        self.new.fill_(values[1])

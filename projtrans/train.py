@@ -47,10 +47,12 @@ def train(
         tensorboard.check()
     trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report, group)
     trainer.stop_signal = stop_signal
-    if resume:
+    if resume and run.has_begun:
         trainer.restore()
-    elif group.leads:  # only now: settings that make no model leave no folder
+    else:
         trainer.initialise()
+    trainer.probe()
+    if group.leads and not resume:  # only now: settings that make no model, or one that does not fit, leave no folder
         run.create(config.dump(settings), tokenizer)
     trainer.follow()
     report(_started(trainer))
@@ -70,6 +72,9 @@ def train(
 @contextlib.contextmanager
 def _watched(trainer: Trainer) -> Iterator[None]:
     """While it trains: TensorBoard's event files where they are asked for, a picture where one can be drawn."""
+    if not trainer.group.leads:
+        yield
+        return
     with contextlib.ExitStack() as open_until_the_end:
         watchers = [trainer.report]
         open_until_the_end.callback(setattr, trainer, "report", trainer.report)
@@ -133,6 +138,8 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "epochs": counters.epoch,
         "updates": counters.update,
         "best_epoch": counters.best_epoch,
+        "shaped_by": _shaped_by(trainer),
+        "skipped_updates": counters.skipped,
         "averaged": trainer.averaged.updates if trainer.averaged and trainer.averaged.best else None,
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
@@ -143,3 +150,13 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "device": _device(trainer),
         "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def _shaped_by(trainer: Trainer) -> list[str]:
+    """What of chance and clock has shaped the run, in words: without any, the same command gives the same weights."""
+    counters, minutes = trainer.counters, trainer.training.minutes
+    return [
+        *(["minutes"] if minutes is not None and counters.seconds >= 60 * minutes else []),
+        *([f"batches halved {counters.halvings} times"] if counters.halvings else []),
+        *([f"{counters.rollbacks} returns to a good state"] if counters.rollbacks else []),
+    ]

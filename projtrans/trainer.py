@@ -2,7 +2,7 @@
 
 Reports typed events through a callable and prints nothing. After any stop it goes on to the very weights that it would
 have reached without the stop: the order of the data is a function of seed and epoch, and everything else that moves is
-in the saved state.
+in the saved state. No update waits for the device, and none that is not finite changes anything.
 """
 
 import copy
@@ -10,52 +10,47 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from projtrans import __version__, config
 from projtrans import device as devices
-from projtrans.batching import Batch, Batches, Examples, epoch, fixed_batches, padding
+from projtrans.batching import Batch, fixed_batches, heaviest
 from projtrans.checkpoint import (
-    State,
-    below,
-    build_model,
     initialise,
     load_state,
     load_weights,
     mean_of_candidates,
-    named,
-    optimizer_tensors,
-    prune_candidates,
     random_tensors,
-    restore_optimizer,
     restore_random,
     save_candidate,
     save_model,
-    save_state,
 )
 from projtrans.corpus import Pair
-from projtrans.distributed import ALONE, Group
-from projtrans.encoding import sample
-from projtrans.errors import ConfigError, DataError, DivergedError, Interrupted
+from projtrans.errors import ConfigError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
-from projtrans.events import Averaged, Initialised, Progress, Report, Sampling, Validated
+from projtrans.events import Averaged, Halved, Initialised, Progress, RolledBack, Skipped, Validated
 from projtrans.loss import TokenLoss, cross_entropy, r_drop
 from projtrans.multihead import constrain
-from projtrans.optimizer import Average, build_optimizer, clip, rate, set_rate
-from projtrans.run import Run
-from projtrans.settings import Config
-from projtrans.tally import Counters, Sums, Window
+from projtrans.optimizer import clip, rate, set_rate, step
+from projtrans.tally import Counters, Sums
 from projtrans.telemetry import Statistics, attention_statistics
-from projtrans.tokenizer import Tokenizer
+from projtrans.trainstate import TrainState
 from projtrans.transformer import Transformer
-from projtrans.translate import Translator, layout_of
+from projtrans.translate import Translator
 
-MAX_SKIPPED = 20
-"""Updates in a row with a gradient that is not finite, after which training has diverged."""
+LOOK_UPDATES = 20
+"""Updates between two looks at the count of updates left out: a look waits for the device."""
+
+MAX_SKIPPED = 5
+"""So many updates left out in a row up to a look, and training goes back to the last good state."""
+
+MAX_ROLLBACKS = 4
+"""So many returns to a good state, each with half the learning rate, before training has diverged."""
 
 WATCHED = 64
 """Sentences of the validation sample on which attention is looked at."""
@@ -64,48 +59,10 @@ WATCHED_TOKENS = 2048
 """Target pieces of them at a time, padding included: the weights of one module at a time are held whole."""
 
 
-class Trainer:
-    """One run being trained: the model with everything that moves."""
+class Trainer(TrainState):
+    """One run being trained: what happens from update to update."""
 
     averaged: Averaged | None = None  # at the end, where weights were averaged
-
-    def __init__(
-        self,
-        settings: Config,
-        run: Run,
-        tokenizer: Tokenizer,
-        train: Sequence[Pair],
-        valid: Sequence[Pair],
-        device: torch.device,
-        report: Report,
-        group: Group = ALONE,
-    ) -> None:
-        self.group = group
-        self.settings, self.training = settings, settings.training
-        self.run, self.device, self.report = run, device, report
-        self.tokenizer, self.pairs, self.valid = tokenizer, train, valid
-        self.layout = layout_of(tokenizer, settings.corpus, settings.model)
-        self.examples = encode(tokenizer, self.layout, train, cut=settings.corpus.overlong == "cut")
-        self.sampled: tuple[int, Examples] | None = None  # an epoch with dropout of subwords
-        self.left_out = len(train) - len(self.examples)
-        if not self.examples:
-            raise DataError(
-                f"corpus.max_length: {settings.corpus.max_length} leaves none of {len(train)} training pairs; raise it"
-            )
-        if self.training.subword_dropout:
-            tokenizer.check_sampling()
-        torch.manual_seed(self.training.seed)
-        self.model = build_model(settings.model, settings.corpus, tokenizer).to(device)
-        self.optimizer = build_optimizer(self.model, self.training)
-        self.average = Average(self.model, self.training.average) if self.training.average else None
-        self.counters = Counters()
-        first = self.batches(0)
-        self.together = self.training.accumulation * group.size  # batches an update, of all processes
-        self.per_epoch = math.ceil(len(first) / self.together)
-        self.padding = padding(first, self.examples_of(0).lengths, self.layout)
-        self.last_update = min(self.per_epoch * self.training.epochs, self.training.updates or 2**62)
-        self.window = Window()
-        self.stop_signal: Callable[[], int | None] = lambda: None
 
     def initialise(self) -> None:
         """Give a new model the embeddings that its settings take from the training pairs."""
@@ -127,64 +84,107 @@ class Trainer:
     def train(self) -> str:
         """Train to the end; returns the reason for it in words."""
         self.clock, self.saved_at = time.perf_counter(), time.perf_counter()
+        if self.group.leads and not self.run.good_file.exists():
+            self.run.keep_config(config.dump(self.settings))  # a run resumed before its first state may have others
+            self.save(good=True)
+            if self.counters.halvings:
+                self._log(self._halved())
+            self._lap()
         while True:
             reason = self._end()
             if reason and self.counters.validated == self.counters.update:
                 if self.group.leads:
                     self._average_candidates()
                 return reason
-            if not reason:
-                self._epoch()
-            if self.group.leads:
-                self._validate()
-            self.counters = Counters(**json.loads(self.group.tell(json.dumps(asdict(self.counters)))))
-            self.save()
-            if self.group.leads:
-                prune_candidates(self.run, (update for update, _ in self.counters.candidates))
+            if self._epoch():
+                finite = self._validated()
+                skipped = self._look()
+                if finite and skipped < MAX_SKIPPED:
+                    self.save(good=not skipped)
+                else:
+                    self._roll_back(_trouble(skipped) if finite else "the validation loss is not finite")
             self._lap()
             self._heed_signal()
 
-    def _epoch(self) -> None:
+    def _validated(self) -> bool:
+        """Let the leader validate, and all know what came of it: whether the loss is finite."""
+        finite = self._validate() if self.group.leads else True
+        self.counters = Counters(**json.loads(self.group.tell(json.dumps(asdict(self.counters)))))
+        return not self.group.largest(not finite)
+
+    def _epoch(self) -> bool:
+        """Train to the end of the epoch or of training; False where training went back to a good state instead."""
         self.model.train()
         batches, size = self.batches(self.counters.epoch), self.together
         for first in range(self.counters.batch, len(batches), size):
-            self._update([self.batch(indices) for indices in self.group.share(batches[first : first + size])])
-            self.counters.batch = min(first + size, len(batches))
-            self._tick()
             if self._out_of_updates() or self._out_of_time():
                 break
+            self.update([self.batch(indices) for indices in self.group.share(batches[first : first + size])])
+            self.counters.batch = min(first + size, len(batches))
+            if not self._tick():
+                return False
         if self.counters.batch == len(batches):
             self.counters.epoch += 1
             self.counters.batch = 0
+            self._take_halves()
+        return True
 
-    def _update(self, batches: Sequence[Batch]) -> None:
-        """One step of the optimiser on the mean gradient of all positions that the batches count."""
-        counters, gathered = self.counters, Sums()
-        set_rate(self.optimizer, rate(self.training, counters.update + 1, self.last_update))
-        self.group.seed(self.training.seed, counters.update)
+    def update(self, batches: Sequence[Batch]) -> None:
+        """One step of the optimiser on the mean gradient of all positions that the batches count.
+
+        A single process never waits for the device here: whether loss and gradient are finite is found there, and
+        acted upon there.
+        """
+        set_rate(self.optimizer, self._rate(self.counters.update + 1))
+        self.group.seed(self.training.seed, self.counters.update)
         (positions,) = self.group.total([sum(self._positions(batch) for batch in batches)])
-        for batch in (batch.to(self.device) for batch in batches):
-            losses = self.losses(batch, *self.passes(batch))
-            (torch.stack([loss.smoothed for loss in losses]).sum() / positions).backward()
-            gathered.add(losses, int(batch.counted_BT.sum()), batch.counted_BT.numel())
-        self.group.add_gradients(self.model.parameters())
+        loss, gathered = self._gradient(batches, positions)
         if self.group.size > 1:
-            gathered = Sums(*self.group.total(gathered.values()))
+            self.group.add_gradients(self.model.parameters())
+            total, *sums = self.group.total([float(loss), *gathered.values()])
+            loss, gathered = torch.tensor(total, device=self.device), Sums(*sums)
         self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
-        counters.update += 1
-        if bool(self.window.norm.isfinite()):
-            counters.skipped = 0
-            self.window.sums.join(gathered)
-            self.optimizer.step()
-            constrain(self.model)
-            if self.average:
-                self.average.update(self.model)
-        else:
-            self._skip()
+        self.counters.update += 1
+        skip = self.skips.judge(loss, self.window.norm)
+        self.window.sums.join(gathered, skip)
+        step(self.optimizer, skip)
+        constrain(self.model)
+        if self.average:
+            self.average.update(self.model, skip)
         self.optimizer.zero_grad()
 
+    def _rate(self, update: int) -> float:
+        return 0.5**self.counters.rollbacks * rate(self.training, update, self.last_update)
+
+    def _gradient(self, batches: Sequence[Batch], positions: float) -> tuple[Tensor, Sums]:
+        """Leave the gradient of the loss over `positions`; where memory is short, from halves of the batches."""
+        while True:
+            generators, tried = random_tensors(self.device), list[Batch]()
+            parts = 2 ** (self.counters.halvings - self.counters.halved)
+            try:
+                return self._accumulate([part for batch in batches for part in batch.parts(parts)], positions, tried)
+            except (RuntimeError, MemoryError) as error:
+                if not devices.out_of_memory(error):
+                    raise
+            self.optimizer.zero_grad()  # outside of `except`, which holds the tensors of the failed attempt
+            restore_random(self.device, generators)
+            self._halve(tried[-1])
+
+    def _accumulate(self, batches: Sequence[Batch], positions: float, tried: list[Batch]) -> tuple[Tensor, Sums]:
+        """The same without a second try; `tried` gets every batch that is begun."""
+        gathered, total = Sums(), torch.zeros((), device=self.device)
+        for batch in batches:
+            tried.append(batch)
+            batch = batch.to(self.device)
+            losses = self.losses(batch, *self.passes(batch))
+            loss = torch.stack([loss.smoothed for loss in losses]).sum() / positions
+            loss.backward()
+            total = total + loss.detach()
+            gathered.add(losses, len(batch.real_N), batch.counted_BT.numel())
+        return total, gathered
+
     def _positions(self, batch: Batch) -> int:
-        return batch.counted_BT.numel() if self.training.padding_in_loss else int(batch.counted_BT.sum())
+        return batch.counted_BT.numel() if self.training.padding_in_loss else len(batch.real_N)
 
     def hidden(self, batch: Batch) -> Tensor:
         """The decoder's hidden states [B, T, D], bfloat16 under autocast."""
@@ -199,36 +199,30 @@ class Trainer:
 
     def losses(self, batch: Batch, *h_BTD: Tensor) -> list[TokenLoss]:
         """The loss at real pieces, and that at padding where padding is to be predicted too, of one pass or of two."""
-        masks = [batch.counted_BT, ~batch.counted_BT] if self.training.padding_in_loss else [batch.counted_BT]
+        places = [batch.real_N, batch.padding_N] if self.training.padding_in_loss else [batch.real_N]
         output, smoothing, alpha = self.model.output, self.training.label_smoothing, self.training.r_drop
+        target_M = batch.target_out_BT.flatten()
         found = []
-        for mask in masks:
-            common = (output.weight, output.bias, batch.target_out_BT[mask], smoothing)
-            if alpha is None:
-                (h_ND,) = (h[mask] for h in h_BTD)
-                found.append(cross_entropy(h_ND, *common))
-            else:
-                h_ND, other_ND = (h[mask] for h in h_BTD)
-                found.append(r_drop(h_ND, other_ND, *common, alpha))
+        for some in places:
+            common = (output.weight, output.bias, target_M[some], smoothing)
+            h_ND = [h.flatten(0, 1).index_select(0, some) for h in h_BTD]
+            found.append(cross_entropy(h_ND[0], *common) if alpha is None else r_drop(h_ND[0], h_ND[1], *common, alpha))
         return found
 
-    def _skip(self) -> None:
-        self.counters.skipped += 1
-        if self.counters.skipped >= MAX_SKIPPED:
-            raise DivergedError(
-                f"training diverged: {MAX_SKIPPED} updates in a row without a finite gradient, up to update "
-                f"{self.counters.update}; lower training.learning_rate or set training.precision=fp32"
-            )
-
-    def _tick(self) -> None:
-        """After every update: time, report, save, stop signal."""
+    def _tick(self) -> bool:
+        """After every update: time, report, look, save, stop signal; False where training went back to a good state."""
         self._lap(updating=True)
-        if self.counters.update % self.training.report_updates == 0:
+        counters = self.counters
+        if counters.update % self.training.report_updates == 0:
             self._report_progress()
+        if counters.update % LOOK_UPDATES == 0 and (skipped := self._look()) >= MAX_SKIPPED:
+            self._roll_back(_trouble(skipped))
+            return False
         self._heed_signal()
         if self.clock - self.saved_at > 60 * self.training.save_minutes:
             self.save()
         self._lap()
+        return True
 
     def _lap(self, *, updating: bool = False) -> None:
         """Count the time since the last lap, which went into updates or into anything else."""
@@ -256,21 +250,97 @@ class Trainer:
             seconds=counters.seconds,
             loss=sums.loss,
             accuracy=sums.accuracy,
-            learning_rate=rate(self.training, counters.update, self.last_update),
+            learning_rate=self._rate(counters.update),
             gradient_norm=float(self.window.norm),
             target_tokens_per_second=sums.pieces / self.window.elapsed(counters.training_seconds),
         )
         self.run.append_metrics({"event": "train", **asdict(progress)})
         self.report(progress)
 
+    # When something goes wrong
+
+    def probe(self) -> None:
+        """Run the largest batch forward and backward and throw its gradient away: what does not fit shows at once."""
+        generators, heads, width = random_tensors(self.device), self.settings.model.heads, self.settings.model.width
+        lengths_N2 = self.examples_of(self.counters.epoch).lengths
+        if not self.layout.mask_padding:
+            lengths_N2 = np.full_like(lengths_N2, self.layout.max_length)
+        batches = self.batches(self.counters.epoch)
+        largest = heaviest(batches, lengths_N2, by_length=self.training.by_length, width=width, heads=heads)
+        # The optimiser will hold two numbers a weight; after an update they are there, and before it no memory is.
+        moments = [] if self.optimizer.state else [torch.empty_like(p) for p in [*self.model.parameters()] * 2]
+        self.model.train()
+        batch = self.batch(largest)
+        self._gradient([batch], self._positions(batch))
+        del moments
+        self.optimizer.zero_grad()
+        restore_random(self.device, generators)
+        self.counters.halvings = self.group.largest(self.counters.halvings)
+        if not self.counters.batch:
+            self._take_halves()
+
+    def _halve(self, batch: Batch) -> None:
+        """Go on with batches of half the size, twice as many an update; ConfigError where the batch is a single pair.
+
+        What is left of this epoch's batches is cut, the next epoch's are made of that size: the order of the data stays
+        a function of seed, epoch and size.
+        """
+        if batch.sentences == 1:
+            S, T = batch.source_BS.shape[1], batch.target_out_BT.shape[1]
+            raise ConfigError(
+                f"out of memory on {devices.describe(self.device)} with one sentence pair of {S} source and {T} target "
+                "pieces; lower corpus.max_length, model.width or model.layers, or use another --device"
+            )
+        devices.free(self.device)
+        self.counters.halvings += 1
+        self._tell(self._halved())
+
+    def _halved(self) -> Halved:
+        counters = self.counters
+        sizes = self._sizes(counters.halvings)
+        return Halved(counters.current_epoch, counters.update, counters.halvings, *sizes)
+
+    def _look(self) -> int:
+        """Tell of the updates that were left out; returns how many it were in a row up to the last one."""
+        counters, (new, in_a_row) = self.counters, self.skips.take()
+        if new:
+            counters.skipped += new
+            self._tell(Skipped(counters.current_epoch, counters.update, new, in_a_row))
+        return in_a_row
+
+    def _roll_back(self, reason: str) -> None:
+        """Go back to the last good state with half the learning rate; DivergedError where that was done too often."""
+        lost = self.counters
+        if lost.rollbacks == MAX_ROLLBACKS:
+            raise DivergedError(
+                f"training diverged: {reason} at update {lost.update}, after {MAX_ROLLBACKS} returns to a good state "
+                "with half the learning rate each; lower training.learning_rate or set training.precision=fp32"
+            )
+        self.group.wait()  # the leader has written it
+        self._put(load_state(self.run, self.run.good_file))
+        kept = ("skipped", "halvings", "seconds", "training_seconds")
+        self.counters = replace(
+            self.counters, rollbacks=lost.rollbacks + 1, **{name: getattr(lost, name) for name in kept}
+        )
+        self.window.since = self.counters.training_seconds
+        if not self.counters.batch:
+            self._take_halves()
+        counters = self.counters
+        factor = 0.5**counters.rollbacks
+        self._tell(RolledBack(counters.current_epoch, counters.update, lost.update, reason, counters.rollbacks, factor))
+        self.save()
+
     # When to look, when to stop
 
-    def _validate(self) -> None:
-        """Score the averaged weights on the validation split; save them where they are the best so far."""
+    def _validate(self) -> bool:
+        """Score the averaged weights on the validation split; save them where they are the best so far.
+
+        Returns whether their loss is finite.
+        """
         self._report_progress()
         counters = self.counters
         counters.validated = counters.update
-        translator = self._translator()
+        translator = self.translator()
         scores = forced(translator, self.valid)
         sample_bleu, sample_chrf = self._sample_scores(translator) if math.isfinite(scores.loss) else (0.0, 0.0)
         attention = self._attention(translator)
@@ -301,6 +371,7 @@ class Trainer:
         )
         self.run.append_metrics({"event": "valid", **asdict(validated)})
         self.report(validated)
+        return math.isfinite(scores.loss)
 
     def _sample_scores(self, translator: Translator) -> tuple[float, float]:
         """BLEU and chrF of the validation sample."""
@@ -320,7 +391,7 @@ class Trainer:
         sample = self.valid[:: max(1, len(self.valid) // self.training.validation_sentences)]
         return sample[: self.training.validation_sentences]
 
-    def _translator(self, model: Transformer | None = None) -> Translator:
+    def translator(self, model: Transformer | None = None) -> Translator:
         """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""
         model = (model or (self.average.model if self.average else self.model)).eval()
         decoding = replace(self.settings.decoding, beam_size=self.training.validation_beam)
@@ -343,7 +414,7 @@ class Trainer:
             return
         model = copy.deepcopy(self.model)
         load_weights(model, mean_of_candidates(self.run, updates), self.run.state_file.parent)
-        translator = self._translator(model)
+        translator = self.translator(model)
         scores, (sample_bleu, sample_chrf) = forced(translator, self.valid), self._sample_scores(translator)
         score = -scores.loss if self.training.best == "loss" else sample_bleu
         best = counters.best is not None and score > counters.best
@@ -364,7 +435,7 @@ class Trainer:
 
     def _end(self) -> str | None:
         counters, training = self.counters, self.training
-        if self._out_of_updates():
+        if self._out_of_updates() or counters.epoch >= training.epochs:
             return f"all {counters.update} updates done"
         if self._out_of_time():
             return f"{training.minutes:g} minutes are over"
@@ -382,89 +453,10 @@ class Trainer:
             return False
         return bool(self.group.largest(self.group.leads and self.counters.seconds >= 60 * self.training.minutes))
 
-    # State
-
-    def save(self) -> None:
-        """Write the complete state, and let runs/latest point here: the leader's is everyone's."""
-        if not self.group.leads:
-            return
-        tensors = named("model", dict(self.model.named_parameters()))
-        if self.average:
-            tensors |= named("average", dict(self.average.model.named_parameters()))
-        tensors |= named("optimizer", optimizer_tensors(self.model, self.optimizer))
-        tensors |= named("random", random_tensors(self.device))
-        record = {
-            "counters": asdict(self.counters),
-            "average_updates": self.average.updates if self.average else 0,
-            "window": list(self.window.sums.values()),
-            "since": self.window.since,
-            "metrics_bytes": self.run.metrics_bytes,
-            "tokenizer": self.tokenizer.checksum,
-            "processes": self.group.size,
-        }
-        save_state(self.run, State(record, tensors))
-        if self.run.raw_config != config.dump(self.settings):  # a resumed run's limits were changed
-            self.run.keep_config(config.dump(self.settings))
-        if self.counters.best is not None or not self.counters.validated:  # not a run that has come to nothing
-            self.run.mark_latest()
-        self.saved_at = time.perf_counter()
-
-    def restore(self) -> None:
-        """Go back to the last complete state."""
-        state = load_state(self.run)
-        if state.record["tokenizer"] != self.tokenizer.checksum:
-            raise DataError(f"run {self.run.folder}: was trained with another tokenizer than the data folder's")
-        if state.record.get("processes", 1) != self.group.size:
-            trained = Group(size=state.record["processes"]).command
-            raise ConfigError(f"run {self.run.folder}: begun as {trained} train; another number changes its batches")
-        self.counters = Counters(**state.record["counters"])
-        load_weights(self.model, below("model", state.tensors), self.run.state_file)
-        if self.average:
-            load_weights(self.average.model, below("average", state.tensors), self.run.state_file)
-            self.average.updates = state.record["average_updates"]
-        restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
-        restore_random(self.device, below("random", state.tensors))
-        self.window.sums, self.window.since = Sums(*state.record["window"]), state.record.get("since", 0.0)
-        if self.group.leads:
-            self.run.truncate_metrics(state.record["metrics_bytes"])
-            prune_candidates(self.run, (update for update, _ in self.counters.candidates))
-
     def _save_best(self, model: Transformer, loss: float, sample_bleu: float) -> None:
         record = {"update": self.counters.update, "valid_loss": loss, "valid_bleu": sample_bleu, "version": __version__}
         save_model(self.run, dict(model.named_parameters()), self.tokenizer, record)
 
-    # Data
 
-    def batches(self, number: int) -> Batches:
-        """The examples of every batch of epoch `number`."""
-        training = self.training
-        return epoch(
-            self.examples_of(number).lengths,
-            tokens=training.batch_tokens,
-            sentences=training.batch_sentences,
-            by_length=training.by_length,
-            seed=training.seed,
-            number=number,
-        )
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Those examples of the current epoch as one batch."""
-        examples = self.examples_of(self.counters.epoch)
-        return self.layout.batch([examples[i] for i in indices])
-
-    def examples_of(self, number: int) -> Examples:
-        """The training pairs in pieces, where subwords are dropped as epoch `number` has them."""
-        training, total = self.training, len(self.pairs)
-        if not training.subword_dropout:
-            return self.examples
-        if self.sampled is None or self.sampled[0] != number:
-            sides = sample(
-                self.tokenizer,
-                self.pairs,
-                training.subword_dropout,
-                training.seed,
-                number,
-                lambda done: self.report(Sampling(done, total)),
-            )
-            self.sampled = number, Examples(self.layout, *sides, cut=self.settings.corpus.overlong == "cut")
-        return self.sampled[1]
+def _trouble(skipped: int) -> str:
+    return f"{skipped} updates in a row without finite loss and gradient"

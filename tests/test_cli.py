@@ -107,7 +107,8 @@ def _spoil(runs: Path) -> None:
     (runs / "no-model" / "model.safetensors").unlink()
     model = runs / "truncated" / "model.safetensors"
     os.truncate(model, model.stat().st_size // 2)
-    os.truncate(runs / "truncated" / "checkpoints" / "last.safetensors", 1000)
+    for name in ("last", "good"):
+        os.truncate(runs / "truncated" / "checkpoints" / f"{name}.safetensors", 1000)
     Tokenizer.train("bpe", ["another language"] * 9, ["altogether"] * 9, 320).save(runs / "other")
     (runs / "no-tokenizer" / "tokenizer.model").unlink()
     (runs / "bad-config" / "config.yaml").write_text("model: {widht: 3}\n", encoding="utf-8")

@@ -110,7 +110,8 @@ def test_the_command_leaves_the_files_of_the_contract(toy: Toy) -> None:
             "test.json",
             "tokenizer.model",
         ]
-        assert [path.name for path in (toy.run(kind) / "checkpoints").iterdir()] == ["last.safetensors"]
+        states = sorted(path.name for path in (toy.run(kind) / "checkpoints").iterdir())
+        assert states == ["good.safetensors", "last.safetensors"]
 
 
 # --------------------------------------------------------------------------------------------------------- the log

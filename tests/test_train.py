@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -245,6 +246,17 @@ def test_a_signal_during_validation_stops_the_run(bench: Bench) -> None:
     same_run(bench.train(settings), run)
 
 
+def test_the_last_report_of_an_epoch_is_the_same_after_a_stop_before_it(bench: Bench) -> None:
+    """It tells the gradient's norm, which no update after the stop computes again."""
+    settings = settings_of("training.epochs=1", "training.report_updates=1000")
+    whole, run = bench.train(settings), bench.new()
+    with after(bench.trainer(settings).per_epoch) as stop_signal, pytest.raises(Interrupted):
+        bench.train(settings, run, stop_signal=stop_signal)
+    bench.train(settings, run, resume=True)
+    assert events_of(run)[0]["gradient_norm"] > 0
+    same_run(whole, run)
+
+
 def test_a_log_that_ran_ahead_of_the_state_is_written_again(bench: Bench) -> None:
     """After a crash the log tells of updates that the last state does not know."""
     settings = settings_of("training.epochs=2", "training.report_updates=1")
@@ -285,6 +297,60 @@ def test_resuming_refuses_another_setting_by_name(
     run = bench.created(settings_of())
     with pytest.raises(ConfigError, match=rf"--resume: cannot change {named} \(.* to .*\)"):
         resumed(run, sets=[assignment], flags=flags)
+
+
+ASKED = ["training.learning_rate=0.1", "training.batch_tokens=100", "model.dropout=0.3", "training.seed=7"]
+SENSELESS = [
+    ("model.width=64", "the weights are those of that model"),
+    ("model.attention.sigma.self=0.5", "the weights are those of that model"),
+    ("corpus.max_length=5", "the weights have learned that corpus"),
+    ("training.optimizer=rmsprop", "its moments are another optimiser's"),
+    ("training.average=null", "the average begins with the run or not at all"),
+]
+
+
+@pytest.mark.parametrize("assignment", ASKED)
+def test_resuming_changes_what_the_weights_survive_where_asked(bench: Bench, assignment: str) -> None:
+    run = bench.created(settings_of())
+    with pytest.raises(ConfigError, match="add --allow-changes"):
+        resumed(run, sets=[assignment], flags=[])
+    assert resumed(run, sets=[assignment], flags=[], allow_changes=True) == settings_of(assignment)
+
+
+@pytest.mark.parametrize(("assignment", "reason"), SENSELESS)
+def test_resuming_never_changes_what_they_do_not(bench: Bench, assignment: str, reason: str) -> None:
+    run = bench.created(settings_of("training.weight_decay=0.0"))
+    for asked in (False, True):
+        with pytest.raises(ConfigError, match=f"cannot change .*: {reason}"):
+            resumed(run, sets=[assignment], flags=[], allow_changes=asked)
+
+
+@pytest.mark.parametrize("assignment", [*ASKED, "training.accumulation=2", "training.epochs=3"])
+def test_a_run_goes_on_with_the_settings_it_is_given(bench: Bench, assignment: str) -> None:
+    """Told, logged, kept; an epoch of other batches begins anew, and ends as one that was never stopped again."""
+    before, settings = settings_of("training.epochs=2"), settings_of("training.epochs=2", assignment)
+    run, seen = bench.new(), []
+    with after(2) as stop_signal, pytest.raises(Interrupted):
+        bench.train(before, run, stop_signal=stop_signal)
+    copied = Run(bench.folder / "copied")
+    shutil.copytree(run.folder, copied.folder)
+    bench.train(settings, run, resume=True, report=seen.append)
+    path = assignment.partition("=")[0]
+    (told,) = [event for event in seen if isinstance(event, events.Changed)]
+    (logged,) = [event for event in events_of(run) if event["event"] == "changed"]
+    assert (told.update, list(told.settings)) == (2, [path])
+    assert logged["settings"] == told.settings
+    assert config.build(Config, run.raw_config) == settings
+    valid = [event for event in events_of(run) if event["event"] == "valid"]
+    per_epoch = bench.trainer(settings).per_epoch
+    again = 2 if path in ("training.batch_tokens", "training.seed", "training.accumulation") else 0
+    assert [event["update"] for event in valid] == [
+        again + per_epoch * n for n in range(1, settings.training.epochs + 1)
+    ]
+    with after(1) as stop_signal, pytest.raises(Interrupted):
+        bench.train(settings, copied, resume=True, stop_signal=stop_signal)
+    bench.train(settings, copied, resume=True)
+    same_run(run, copied)
 
 
 @pytest.mark.parametrize("assignment", ALLOWED)
@@ -361,7 +427,7 @@ def test_embeddings_are_computed_for_a_new_run_alone_and_told(bench: Bench) -> N
     assert torch.equal(loaded, load_file(run.model_file)["source_embedding.weight"]), "no training pair is needed"
     seen.clear()
     bench.train(settings_of(COOCCURRENCE, "training.epochs=2"), run, resume=True, report=seen.append)
-    assert isinstance(seen[0], Started)
+    assert isinstance(next(event for event in seen if not isinstance(event, events.Changed)), Started)
 
 
 def test_a_corpus_without_cooccurrences_leaves_one_line_and_no_run(workshop: Path) -> None:
@@ -450,7 +516,7 @@ def test_padding_in_the_loss_moves_the_gradient_as_torch_says(bench: Bench) -> N
     for (name, ours), theirs in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
         assert theirs.grad is not None
         relative = 10 if name.endswith("log_sigma") else 1
-        step = theirs.grad / ((1 - 0.98) * theirs.grad.square()).sqrt().add(1e-7)  # Keras' and torch's rule
+        step = theirs.grad / ((1 - 0.98) * theirs.grad.square() + 1e-7).sqrt()  # Keras' rule
         assert torch.allclose(ours, theirs - 0.01 * relative * step, rtol=1e-5, atol=1e-7), name
 
 
@@ -655,10 +721,10 @@ def test_a_run_that_died_before_its_state_was_saved_averages_the_same(
     whole, run = bench.train(settings), bench.new()
     save = Trainer.save
 
-    def die(trainer: Trainer) -> None:
+    def die(trainer: Trainer, **options: Any) -> None:
         if trainer.counters.epoch == epoch:
             raise Death
-        save(trainer)
+        save(trainer, **options)
 
     with monkeypatch.context() as patch, pytest.raises(Death):
         patch.setattr(Trainer, "save", die)
@@ -770,7 +836,9 @@ def test_one_gradient_that_is_not_finite_is_skipped(bench: Bench) -> None:
     trainer.model.output.bias.register_hook(poison)
     trainer.train()
     assert len(snapshots) == trainer.counters.update == trainer.last_update
-    assert trainer.counters.skipped == 0
+    assert trainer.counters.skipped == 1
+    told = [event for event in events_of(trainer.run) if event["event"] == "skipped"]
+    assert [(event["skipped"], event["in_a_row"]) for event in told] == [(1, 0)]
     for name, before in snapshots[2].items():  # the third gradient moves nothing
         assert torch.equal(before, snapshots[3][name]), name
     for earlier, later in ((1, 2), (3, 4)):
@@ -778,12 +846,12 @@ def test_one_gradient_that_is_not_finite_is_skipped(bench: Bench) -> None:
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
-def test_a_poisoned_weight_ends_training_after_twenty_updates(bench: Bench) -> None:
+def test_a_poisoned_weight_ends_training_after_four_returns(bench: Bench) -> None:
     settings = settings_of("training.epochs=50", "training.by_length=false", "training.batch_sentences=4")
     trainer = bench.trainer(settings)
     with torch.no_grad():
         trainer.model.output.weight[5, 5] = math.nan
-    with pytest.raises(DivergedError, match=r"20 updates in a row.*up to update 20;.*learning_rate"):
+    with pytest.raises(DivergedError, match=r"20 updates in a row.* at update 20, after 4 returns.*learning_rate"):
         trainer.train()
     assert not trainer.run.model_file.exists()
 
@@ -881,14 +949,14 @@ def test_training_seconds_are_those_of_updates_alone(bench: Bench, monkeypatch: 
     clock = [0.0]
 
     def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
-        def slow(*arguments: Any) -> Any:
+        def slow(*arguments: Any, **options: Any) -> Any:
             clock[0] += seconds
-            return function(*arguments)
+            return function(*arguments, **options)
 
         return slow
 
     monkeypatch.setattr("projtrans.trainer.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr(Trainer, "_update", taking(1, Trainer._update))
+    monkeypatch.setattr(Trainer, "update", taking(1, Trainer.update))
     monkeypatch.setattr(Trainer, "save", taking(100, Trainer.save))
     told = taking(10_000, lambda event: None)
     run = bench.train(
