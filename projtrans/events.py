@@ -100,6 +100,14 @@ class Testing:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """The best weights were written for ONNX Runtime, or could not be."""
+
+    run: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """Training is over; why, and the scores of the best model."""
 
@@ -109,5 +117,5 @@ class Finished:
     test: Evaluation | None
 
 
-Event = Initialised | Sampling | Started | Progress | Validated | Averaged | Testing | Finished
+Event = Initialised | Sampling | Started | Progress | Validated | Averaged | Testing | Exported | Finished
 Report = Callable[[Event], None]
