@@ -273,6 +273,9 @@ class TrainingDisplay:
         elif self.task is not None:
             self.progress.update(self.task, completed=event.done, figures=figures)
 
+    def _exported(self, event: Any) -> None:
+        self._print(f"{event.run}: " + (event.problem or "exported to onnx/: translate starts without torch"))
+
     def _finished(self, event: Any) -> None:
         self.progress.stop()
         shaped = "; ".join(event.summary["shaped_by"])

@@ -23,13 +23,14 @@ from torch import Tensor
 from projtrans import files
 from projtrans.batching import Examples, Layout, fixed_batches
 from projtrans.corpus import Pair
+from projtrans.decoding import DecodingConfig
 from projtrans.encoding import Prepared, Ragged
 from projtrans.errors import ConfigError, DataError
 from projtrans.loss import cross_entropy
 from projtrans.run import Run
-from projtrans.search import DecodingConfig
 from projtrans.tokenizer import Tokenizer
-from projtrans.translate import WINDOW, Translator
+from projtrans.translate import Translator
+from projtrans.translation import WINDOW
 
 BATCH_TOKENS = 4096
 

@@ -150,6 +150,14 @@ class Testing:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """The best weights were written for ONNX Runtime, or could not be."""
+
+    run: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """Training is over; why, and the scores of the best model."""
 
@@ -160,5 +168,5 @@ class Finished:
 
 
 Trouble = Skipped | RolledBack | Halved | Changed | Recovered
-Event = Initialised | Sampling | Started | Progress | Trouble | Validated | Averaged | Testing | Finished
+Event = Initialised | Sampling | Started | Progress | Trouble | Validated | Averaged | Testing | Exported | Finished
 Report = Callable[[Event], None]

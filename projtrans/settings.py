@@ -10,10 +10,10 @@ from typing import Any, Literal
 from projtrans import config
 from projtrans.config import Raw, setting
 from projtrans.corpus import CorpusConfig
+from projtrans.decoding import DecodingConfig
 from projtrans.errors import ConfigError, RunError
 from projtrans.optimizer import OptimizerConfig
 from projtrans.run import Run
-from projtrans.search import DecodingConfig
 from projtrans.transformer import ModelConfig
 
 
@@ -62,6 +62,7 @@ class TrainingConfig(OptimizerConfig):
     tensorboard: bool = setting(
         False, "write TensorBoard event files into the run folder (needs projtrans[tensorboard])"
     )
+    export: bool = setting(True, "export the best weights for ONNX Runtime at the end, where projtrans[fast] is there")
 
 
 @dataclass(frozen=True, kw_only=True)

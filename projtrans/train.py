@@ -15,9 +15,10 @@ from projtrans import __version__, config, figure, files, tensorboard
 from projtrans import device as devices
 from projtrans.corpus import Pair
 from projtrans.distributed import ALONE, Group
-from projtrans.errors import DivergedError, Interrupted
+from projtrans.errors import DivergedError, Interrupted, RunError
 from projtrans.evaluate import Evaluation, evaluate, keep
-from projtrans.events import Event, Finished, Report, Started, Testing
+from projtrans.events import Event, Exported, Finished, Report, Started, Testing
+from projtrans.export import export, missing
 from projtrans.multihead import initial_sigmas
 from projtrans.run import Run
 from projtrans.settings import Config
@@ -65,6 +66,8 @@ def train(
     summary = _summary(trainer, reason, test)
     if group.leads:
         files.write_json(run.summary_file, summary)
+        if settings.training.export and not missing():
+            report(_exported(run))
     report(Finished(str(run.folder), reason, summary, test))
     return summary
 
@@ -128,6 +131,15 @@ def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation
     evaluation, texts = evaluate(translator, pairs, run=str(trainer.run.folder), split="test", report=progress)
     keep(trainer.run, pairs, translator, evaluation, texts)
     return evaluation
+
+
+def _exported(run: Run) -> Exported:
+    """The run's float32 graphs; a model that has none is trained and finished all the same."""
+    try:
+        export(run, ["float32"])
+    except RunError as error:
+        return Exported(str(run.folder), str(error))
+    return Exported(str(run.folder), None)
 
 
 def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from projtrans import config
 from projtrans.attention import AttentionConfig, ProjectionConfig, SigmaConfig, StandardConfig
 from projtrans.config import assign, build, describe, dump, find, put, read_yaml, shipped_names, to_yaml
 from projtrans.corpus import CorpusConfig
+from projtrans.decoding import DecodingConfig
 from projtrans.errors import ConfigError
-from projtrans.search import DecodingConfig
 from projtrans.settings import Config, TrainingConfig
 from projtrans.transformer import EmbeddingsConfig, ModelConfig
 
