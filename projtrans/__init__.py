@@ -3,6 +3,8 @@
 >>> from projtrans import Translator                     # doctest: +SKIP
 >>> translator = Translator.load("runs/latest")          # doctest: +SKIP
 >>> translator("Let me go alone.")                       # doctest: +SKIP
+
+`OnnxTranslator` does the same without torch, where the run was exported ('projtrans export').
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from projtrans.errors import ProjtransError
 
 if TYPE_CHECKING:
+    from projtrans.onnx_engine import OnnxTranslator
     from projtrans.translate import Translator
 
 __version__ = "0.1.0"
-__all__ = ["ProjtransError", "Translator", "__version__"]
+__all__ = ["OnnxTranslator", "ProjtransError", "Translator", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from projtrans.translate import Translator
 
         return Translator
+    if name == "OnnxTranslator":
+        from projtrans.onnx_engine import OnnxTranslator
+
+        return OnnxTranslator
     raise AttributeError(f"module 'projtrans' has no attribute '{name}'")

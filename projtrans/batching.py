@@ -1,17 +1,19 @@
 """Encoded sentence pairs to batches: buckets of equal length under a token budget, in an order that can be resumed.
 
-Axes: B sentences, S source positions, T target positions. Masks: True = a real piece. Knows ids only: no text (the
-caller encodes it), no model.
+Axes: B sentences, S source positions, T target positions; of a whole corpus N examples, P ids, and B batches. Masks:
+True = a real piece. Knows ids only: no text (the caller encodes it), no model.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-Ids = list[int]
+from projtrans.encoding import Ids, Ragged
 
 
 @dataclass(frozen=True)
@@ -113,65 +115,123 @@ class Layout:
         return torch.from_numpy(table)
 
 
-def bucket(lengths: Sequence[tuple[int, int]], *, tokens: int, sentences: int | None) -> list[list[int]]:
+class Examples(Sequence[Example]):
+    """Encoded pairs as the model sees them, each made when it is asked for."""
+
+    def __init__(self, layout: Layout, sources: Ragged, targets: Ragged, *, cut: bool) -> None:
+        """cut: those that are too long for the model are cut, or else left out."""
+        self.layout, self._sources, self._targets = layout, sources, targets
+        lengths_N2 = np.stack([np.diff(sources.starts_N), np.diff(targets.starts_N) + 1], 1).astype(np.int32)
+        self.rows = np.arange(len(sources)) if cut else np.flatnonzero(lengths_N2.max(1) <= layout.max_length)
+        self.lengths = lengths_N2[self.rows].clip(max=layout.max_length)  # source and target of every example
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = int(self.rows[index])
+        return self.layout.example(self._sources[row], self._targets[row])
+
+
+class Batches(Sequence[Ids]):
+    """Which examples stand in every batch: indices in one row, cut where a batch begins."""
+
+    def __init__(self, order_N: np.ndarray, starts_B: np.ndarray, ends_B: np.ndarray) -> None:
+        self.order_N, self.starts_B, self.ends_B = order_N, starts_B, ends_B
+
+    def __len__(self) -> int:
+        return len(self.starts_B)
+
+    @overload
+    def __getitem__(self, index: int) -> Ids: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Ids]: ...
+    def __getitem__(self, index: int | slice) -> Ids | list[Ids]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.order_N[self.starts_B[index] : self.ends_B[index]].tolist()
+
+
+def bucket(lengths: ArrayLike, *, tokens: int, sentences: int | None) -> Batches:
     """Indices of examples in batches of like length.
 
-    lengths: (source, target) of every example, in pieces. A batch holds at most `sentences` examples, and
+    lengths: (source, target) of every example [N, 2], in pieces. A batch holds at most `sentences` examples, and
     examples × its longest side ≤ `tokens`, padding included; an example longer than that is a batch of its own.
     """
-    batches: list[list[int]] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (max(lengths[i]), lengths[i])):
-        longest = max(longest, *lengths[index])  # ascending, but only in the longer side
-        full = batches and (
-            (len(batches[-1]) + 1) * longest > tokens or (sentences is not None and len(batches[-1]) >= sentences)
-        )
-        if not batches or full:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
+    lengths_N2 = np.asarray(lengths, np.int64).reshape(-1, 2)
+    longer_N = lengths_N2.max(1)
+    order_N = np.lexsort((lengths_N2[:, 1], lengths_N2[:, 0], longer_N))  # stable: equal ones keep their order
+    starts = list(_cuts(longer_N[order_N], tokens, sentences))
+    return Batches(order_N, np.array(starts, np.int64), np.array([*starts[1:], len(order_N)][: len(starts)], np.int64))
+
+
+def _cuts(longer_N: np.ndarray, tokens: int, sentences: int | None) -> Iterator[int]:
+    """Where batches begin among ascending lengths: each takes as many as it may hold."""
+    start = 0
+    while start < len(longer_N):
+        yield start
+        most = tokens // max(1, int(longer_N[start]))
+        ahead_M = longer_N[start : start + max(1, most if sentences is None else min(most, sentences))]
+        start += max(1, int(np.count_nonzero(ahead_M * np.arange(1, len(ahead_M) + 1) <= tokens)))
 
 
 def epoch(
-    lengths: Sequence[tuple[int, int]], *, tokens: int, sentences: int | None, by_length: bool, seed: int, number: int
-) -> list[list[int]]:
+    lengths: ArrayLike, *, tokens: int, sentences: int | None, by_length: bool, seed: int, number: int
+) -> Batches:
     """The batches of epoch `number`, every example in exactly one of them: a function of its arguments alone.
 
     by_length: bucket examples of like length (ties in random order) and shuffle the batches; False: shuffle the
     examples and cut them into batches of `sentences`.
     """
+    lengths_N2 = np.asarray(lengths).reshape(-1, 2)
     random = np.random.Generator(np.random.PCG64([seed, number]))
-    order = random.permutation(len(lengths))
+    order_N = random.permutation(len(lengths_N2))
     if by_length:
-        batches = bucket([lengths[i] for i in order], tokens=tokens, sentences=sentences)
-        batches = [[int(order[i]) for i in batch] for batch in batches]
-        return [batches[i] for i in random.permutation(len(batches))]
-    size = sentences or max(1, tokens // max(max(pair) for pair in lengths))
-    return [[int(i) for i in order[first : first + size]] for first in range(0, len(order), size)]
+        batches = bucket(lengths_N2[order_N], tokens=tokens, sentences=sentences)
+        shuffled = random.permutation(len(batches))
+        return Batches(order_N[batches.order_N], batches.starts_B[shuffled], batches.ends_B[shuffled])
+    size = sentences or max(1, tokens // int(lengths_N2.max(initial=1)))
+    starts_B = np.arange(0, len(order_N), size)
+    return Batches(order_N, starts_B, np.minimum(starts_B + size, len(order_N)))
 
 
-def heaviest(
-    batches: Sequence[list[int]], lengths: Sequence[tuple[int, int]], *, by_length: bool, width: int, heads: int
-) -> list[int]:
+def padding(batches: Batches, lengths_N2: np.ndarray, layout: Layout) -> tuple[float, float]:
+    """The shares of padding among the source and the target positions of all batches, 0 to 1."""
+    starts_B = np.sort(batches.starts_B)
+    sizes_B1 = np.diff(starts_B, append=len(lengths_N2))[:, None]
+    longest_B2 = np.maximum.reduceat(lengths_N2[batches.order_N], starts_B).clip(min=1)
+    positions_2 = (sizes_B1 * (longest_B2 if layout.mask_padding else layout.max_length)).sum(0)
+    source, target = (1 - lengths_N2.sum(0, np.int64) / positions_2).tolist()
+    return source, target
+
+
+def heaviest(batches: Batches, lengths_N2: np.ndarray, *, by_length: bool, width: int, heads: int) -> list[int]:
     """The examples of the batch that takes the most memory of all that any epoch can have.
 
     batches: those of one epoch; with by_length every other epoch's are of the same sizes, and otherwise it is the
     longest examples together. Memory: n (S + T) width for what a position holds, n (S² + T² + TS) heads for attention.
     """
     if not by_length:
-        return sorted(range(len(lengths)), key=lambda i: max(lengths[i]))[-max(map(len, batches)) :]
+        most = max(len(batch) for batch in batches)
+        return np.argsort(lengths_N2.max(1), kind="stable")[-most:].tolist()
+    sizes_B = batches.ends_B - batches.starts_B
+    order_B = np.argsort(batches.starts_B)
+    longest_B2 = np.maximum.reduceat(lengths_N2[batches.order_N], batches.starts_B[order_B]).astype(np.int64)
+    S_B, T_B = longest_B2.T
+    memory_B = sizes_B[order_B] * ((S_B + T_B) * width + (S_B**2 + T_B**2 + T_B * S_B) * heads)
+    return batches[int(order_B[memory_B.argmax()])]
 
-    def memory(batch: list[int]) -> int:
-        S, T = (max(lengths[i][side] for i in batch) for side in (0, 1))
-        return len(batch) * ((S + T) * width + (S * S + T * T + T * S) * heads)
 
-    return max(batches, key=memory)
-
-
-def fixed_batches(examples: Sequence[Example], layout: Layout, tokens: int) -> Iterator[tuple[list[int], Batch]]:
+def fixed_batches(examples: Examples, layout: Layout, tokens: int) -> Iterator[tuple[list[int], Batch]]:
     """Every example once, bucketed by length, with the indices of each batch: for validation and test sets."""
-    lengths = [(len(example.source), len(example.target)) for example in examples]
+    lengths = examples.lengths
     if not layout.mask_padding:
-        lengths = [(layout.max_length, layout.max_length)] * len(examples)
+        lengths = np.full_like(lengths, layout.max_length)
     for indices in bucket(lengths, tokens=tokens, sentences=None):
         yield indices, layout.batch([examples[i] for i in indices])

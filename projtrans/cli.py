@@ -5,17 +5,15 @@ imports what it calls when it is called: `--help` never waits.
 """
 
 import ctypes
-import io
 import json as jsonlib
 import math
 import os
-import select
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self
 
 import typer
 from typer.core import TyperGroup
@@ -26,12 +24,10 @@ from projtrans.errors import ConfigError, DataError, ProjtransError
 
 if TYPE_CHECKING:
     from projtrans.corpus import Pair
+    from projtrans.distributed import Group
+    from projtrans.launch import Flags, Launch
     from projtrans.run import Run
-    from projtrans.translate import Translation, Translator
-
-
-STREAM_LINES = 2048
-"""Lines of standard input translated together, when so many are there."""
+    from projtrans.translate import Translator
 
 
 VERSION = "Print the version."
@@ -70,7 +66,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The console command `projtrans`."""
-    tune_allocator()
+    if sys.argv[1:2] != ["prepare"]:  # it computes nothing, and gives memory back between its stages
+        tune_allocator()
     signal.signal(signal.SIGTERM, _terminate)
     app()
 
@@ -188,39 +185,63 @@ def train(
         "model.attention.sigma.cross": sigma_cross,
     }
     overrides = [(path, value) for path, value in given.items() if value is not None]
-    from projtrans import console, launch
+    from projtrans import distributed, launch
 
     if allow_changes and not resume:
         raise ConfigError("--allow-changes: a new run has its settings as they are; leave it out, or add --resume")
     if dry_run and resume:
         raise ConfigError("--dry-run: looks at a new run, not at one that goes on; leave --resume out")
     flags = launch.Flags(attention=attention, sets=sets or [], overrides=overrides)
+    with distributed.joined() as group:
+        quiet = quiet or not group.leads
+        launched = _launched(flags, config, run, data, resume, allow_changes, quiet) if group.leads else None
+        launched = launch.Launch.from_json(group.tell(launched.to_json() if launched else ""))
+        _train(launched, group, resume, dry_run, device, threads, quiet)
+
+
+def _launched(
+    flags: "Flags",
+    config: str | None,
+    run: Path | None,
+    data: Path | None,
+    resume: bool,
+    allow_changes: bool,
+    quiet: bool,
+) -> "Launch":
+    from projtrans import console, launch
+
     with console.PrepareDisplay(quiet) as preparing:
         if resume:
-            launched = launch.resume(config, flags, run=run, data=data, allow_changes=allow_changes)
-        else:
-            launched = launch.begin(config, flags, run=run, data=data, report=preparing)
-    _train(launched, resume, dry_run, device, threads, quiet)
+            return launch.resume(config, flags, run=run, data=data, allow_changes=allow_changes)
+        return launch.begin(config, flags, run=run, data=data, report=preparing)
 
 
-def _train(launched: Any, resume: bool, dry_run: bool, device: str, threads: int | None, quiet: bool) -> None:
+def _train(
+    launched: "Launch", group: "Group", resume: bool, dry_run: bool, device: str, threads: int | None, quiet: bool
+) -> None:
     from projtrans import console
     from projtrans import device as devices
     from projtrans import train as training
-    from projtrans.prepare import load_tokenizer, read_split
+    from projtrans.prepare import load_tokenizer, open_splits
 
     devices.use_threads(threads)
-    target = devices.choose(device)
+    target = group.device(devices.choose(device))
     tokenizer = load_tokenizer(launched.data)
-    splits = {name: read_split(launched.data, name) for name in ("train", "valid", "test")}
+    if not group.leads:
+        group.wait()  # the leader encodes what is not encoded yet
+    with console.PrepareDisplay(quiet) as encoding:
+        splits = open_splits(launched.data, tokenizer, encoding)
+    if group.leads:
+        group.wait()
     if dry_run:
         from projtrans.preview import preview
 
         with console.TrainingDisplay(quiet) as display:
             found = preview(launched.settings, launched.run, tokenizer, splits, device=target, report=display)
-        console.print_preview(found)
+        if group.leads:
+            console.print_preview(found)
         return
-    with _StopSignals() as stop_signal, console.TrainingDisplay(quiet) as display:
+    with _StopSignals(patient=group.size > 1) as stop_signal, console.TrainingDisplay(quiet) as display:
         training.train(
             launched.settings,
             launched.run,
@@ -230,13 +251,18 @@ def _train(launched: Any, resume: bool, dry_run: bool, device: str, threads: int
             resume=resume,
             report=display,
             stop_signal=stop_signal,
+            group=group,
         )
 
 
 class _StopSignals:
-    """The first SIGINT or SIGTERM is remembered, so that training can save its state; the second one stops at once."""
+    """The first SIGINT or SIGTERM is remembered, so that training can save its state; the second one stops at once.
 
-    def __init__(self) -> None:
+    patient: not even the second; torchrun may pass on a signal that a process has had already.
+    """
+
+    def __init__(self, patient: bool = False) -> None:
+        self.patient = patient
         self.number: int | None = None
         self.before: dict[int, Any] = {}
 
@@ -253,7 +279,7 @@ class _StopSignals:
         return self.number
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        if self.number is not None and not self.patient:
             os._exit(128 + number)
         self.number = number
 
@@ -303,7 +329,7 @@ def evaluate(
 def _own_pairs(source: Path, reference: Path) -> "list[Pair]":
     from projtrans.corpus import read_sides
 
-    pairs = read_sides(source, reference).pairs
+    pairs = list(read_sides(source, reference))
     if not pairs:
         raise DataError(f"{source}: no sentence pair in it")
     return pairs
@@ -370,6 +396,8 @@ def translate(
     n_best: o.NBest = 1,
     format: o.Format = "text",
     interactive: o.Interactive = False,
+    engine: o.Engine = "auto",
+    precision: o.OnnxPrecision = None,
     device: o.Device = "auto",
     threads: o.Threads = None,
     quiet: o.Quiet = False,
@@ -381,6 +409,8 @@ def translate(
 
     Example: printf 'Hello.\\n' | projtrans translate
     """
+    from projtrans import streams
+    from projtrans.engine import open_translator
     from projtrans.run import open_run
 
     if text and (input or interactive):
@@ -390,65 +420,41 @@ def translate(
     if sys.stdin is None and not text and input in (None, "-"):
         raise DataError("standard input: closed; give TEXT or --input FILE")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
-    translator = _translator(open_run(model), device, threads, beam_size, length_penalty)
+    _check_penalty(length_penalty)
+    opened = open_translator(
+        open_run(model), engine, precision=precision, device=device, threads=threads, note=_noting(quiet)
+    )
+    translator = opened.with_decoding(beam_size, length_penalty)
     if prompted:
         from projtrans.prompt import prompt
 
         prompt(translator, n_best, quiet)
         return
-    translations = translator.translate(text, n_best=n_best) if text else _streamed(translator, input, n_best)
-    _write(_rendered(translations, format, quiet), output)
+    translations = translator.translate(text, n_best=n_best) if text else streams.streamed(translator, input, n_best)
+    _write(streams.rendered(translations, format, _noting(quiet)), output)
 
 
-def _streamed(translator: "Translator", name: str | None, n_best: int) -> "Iterator[Translation]":
-    """The translations of a file, or of standard input as its lines come."""
-    if name is None or name == "-":
-        for lines in _arriving():
-            yield from translator.translate(lines, n_best=n_best)
-    else:
-        yield from translator.stream(files.read_lines(Path(name)), n_best=n_best)
+@app.command()
+def export(
+    run: o.Run = None,
+    format: o.GraphFormat = "onnx",
+    precision: o.Precisions = None,
+    quiet: o.Quiet = False,
+    threads: o.Threads = None,
+) -> None:
+    """Write a run's model as graphs for ONNX Runtime, with which `translate` starts without torch.
 
+    Needs projtrans[fast]; `train` does it by itself at its end where that is installed.
 
-def _arriving() -> Iterator[list[str]]:
-    """The lines of standard input, as many at a time as are there: whoever waits for an answer gets it."""
-    number, begun = 0, b""
-    lines: list[str] = []
-    stream = cast(io.BufferedReader, sys.stdin.buffer)
-    while data := stream.read1(1 << 16):
-        *whole, begun = (begun + data).split(b"\n")
-        for line in whole:
-            number += 1
-            lines += files.decode_lines(line + b"\n", "standard input", number)
-        if lines and (len(lines) >= STREAM_LINES or not _more_is_there()):
-            yield lines
-            lines = []
-    if begun:
-        lines += files.decode_lines(begun, "standard input", number + 1)
-    if lines:
-        yield lines
+    Example: projtrans export runs/latest --precision float32 --precision int8
+    """
+    from projtrans import device as devices
+    from projtrans import export as exporting
+    from projtrans.run import open_run
 
-
-def _more_is_there() -> bool:
-    """Whether standard input can be read without waiting; no, where the system cannot tell."""
-    try:
-        return bool(select.select([sys.stdin.buffer], [], [], 0)[0])
-    except (OSError, ValueError):
-        return False
-
-
-def _rendered(translations: "Iterable[Translation]", format: str, quiet: bool) -> Iterator[str]:
-    """The output lines, with a warning for every source that was too long to be translated whole."""
-    from projtrans import console
-
-    for number, translation in enumerate(translations, 1):
-        if translation.cut:
-            console.note(f"warning: line {number} is longer than the model's maximum; its end was left out", quiet)
-        if format == "text":
-            yield translation.text
-        elif format == "tsv":
-            yield from (f"{h.score:.6f}\t{h.translation}" for h in translation.hypotheses)
-        else:
-            yield jsonlib.dumps(translation.to_json(), ensure_ascii=False)
+    devices.use_threads(threads)
+    for path in exporting.export(open_run(run), precision or ["float32"]):
+        _noting(quiet)(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
 
 
 def _write(lines: Iterator[str], output: str | None) -> None:
@@ -466,10 +472,25 @@ def _translator(
     from projtrans import device as devices
     from projtrans.translate import Translator
 
-    if length_penalty is not None and not 0 <= length_penalty < math.inf:
-        raise ConfigError(f"--length-penalty {length_penalty:g}: must be a number, 0 or more")
+    _check_penalty(length_penalty)
     devices.use_threads(threads)
     return Translator.of_run(run, devices.choose(device)).with_decoding(beam_size, length_penalty)
+
+
+def _check_penalty(length_penalty: float | None) -> None:
+    if length_penalty is not None and not 0 <= length_penalty < math.inf:
+        raise ConfigError(f"--length-penalty {length_penalty:g}: must be a number, 0 or more")
+
+
+def _noting(quiet: bool) -> Callable[[str], None]:
+    """Prints a line to standard error; what renders is imported when there is something to say."""
+
+    def note(message: str) -> None:
+        from projtrans import console
+
+        console.note(message, quiet)
+
+    return note
 
 
 def tune_allocator() -> None:

@@ -119,9 +119,11 @@ class PrepareDisplay:
 
     def __call__(self, event: Any) -> None:
         """Show one event."""
-        if hasattr(event, "total"):  # Downloading
-            if self.bar is None:
-                self.bar = Bar("downloading", self.quiet, download=True).__enter__()
+        if hasattr(event, "total"):  # Downloading, Working
+            label = getattr(event, "text", "downloading")
+            if self.bar is None or self.bar.label != label:
+                self._close_bar()
+                self.bar = Bar(label, self.quiet, download=not hasattr(event, "text")).__enter__()
             self.bar(event.done, event.total)
             return
         self._close_bar()
@@ -170,6 +172,7 @@ class TrainingDisplay:
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.live)
         self.task: TaskID | None = None
         self.logged = time.monotonic()
+        self.sampling = Bars(quiet)
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -188,6 +191,11 @@ class TrainingDisplay:
     def _initialised(self, event: Any) -> None:
         figures = f"{event.given:,} of {event.pieces:,} pieces, {event.seconds:.1f} s"
         self._print(f"embeddings from co-occurrence: {figures}")
+
+    def _sampling(self, event: Any) -> None:
+        self.sampling("segmenting", event.done, event.total)
+        if event.done == event.total:
+            self.sampling.__exit__()
 
     def _skipped(self, event: Any) -> None:
         self._print(f"update {event.update:,}: {event.skipped} updates left out, loss or gradient not finite")
@@ -224,6 +232,7 @@ class TrainingDisplay:
             f"{event.train_pairs:,} pairs{left_out}; {event.updates_an_epoch:,} updates an epoch, "
             f"{begin} {event.last_update:,} updates"
         )
+        self._print(f"padding: {event.source_padding:.1%} of source, {event.target_padding:.1%} of target positions")
         self.begin = event.update
 
     def _progress(self, event: Any) -> None:
@@ -263,6 +272,9 @@ class TrainingDisplay:
             self.task = self.progress.add_task("test", total=event.total, figures=figures)
         elif self.task is not None:
             self.progress.update(self.task, completed=event.done, figures=figures)
+
+    def _exported(self, event: Any) -> None:
+        self._print(f"{event.run}: " + (event.problem or "exported to onnx/: translate starts without torch"))
 
     def _finished(self, event: Any) -> None:
         self.progress.stop()

@@ -21,14 +21,16 @@ from sacrebleu.significance import PairedTest
 from torch import Tensor
 
 from projtrans import files
-from projtrans.batching import Example, Layout, fixed_batches
+from projtrans.batching import Examples, Layout, fixed_batches
 from projtrans.corpus import Pair
+from projtrans.decoding import DecodingConfig
+from projtrans.encoding import Prepared, Ragged
 from projtrans.errors import ConfigError, DataError
 from projtrans.loss import cross_entropy
 from projtrans.run import Run
-from projtrans.search import DecodingConfig
 from projtrans.tokenizer import Tokenizer
-from projtrans.translate import WINDOW, Translator
+from projtrans.translate import Translator
+from projtrans.translation import WINDOW
 
 BATCH_TOKENS = 4096
 
@@ -100,12 +102,13 @@ class Paired:
     signature: str  # with the number of resamples and their seed
 
 
-def encode(tokenizer: Tokenizer, layout: Layout, pairs: Sequence[Pair], *, cut: bool) -> list[Example]:
-    """The pairs in pieces; those that are too long for the model are cut, or else left out."""
-    sources = tokenizer.encode_source([pair.source for pair in pairs])
-    targets = tokenizer.encode_target([pair.target for pair in pairs])
-    both = zip(sources, targets, strict=True)
-    return [layout.example(source, target) for source, target in both if cut or layout.fits(source, target)]
+def encode(tokenizer: Tokenizer, layout: Layout, pairs: Sequence[Pair], *, cut: bool) -> Examples:
+    """The pairs in pieces, as encoded before where they were; too long ones are cut, or else left out."""
+    if isinstance(pairs, Prepared) and pairs.tokenizer == tokenizer.checksum:
+        return Examples(layout, *pairs.encoded, cut=cut)
+    sources = Ragged.of(tokenizer.encode_source([pair.source for pair in pairs]))
+    targets = Ragged.of(tokenizer.encode_target([pair.target for pair in pairs]))
+    return Examples(layout, sources, targets, cut=cut)
 
 
 @torch.inference_mode()

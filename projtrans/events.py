@@ -18,6 +18,14 @@ class Initialised:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """The training pairs are segmented anew for an epoch, by dropout of subwords."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Started:
     """Training begins, or goes on."""
 
@@ -30,6 +38,8 @@ class Started:
     updates_an_epoch: int
     last_update: int
     update: int  # where a resumed run goes on; 0: from the start
+    source_padding: float  # share of padding among the source positions of an epoch's batches, 0 to 1
+    target_padding: float
     sigma: dict[str, str]  # per role: the initial σ, and whether it is learned
 
 
@@ -140,6 +150,14 @@ class Testing:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """The best weights were written for ONNX Runtime, or could not be."""
+
+    run: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Finished:
     """Training is over; why, and the scores of the best model."""
 
@@ -150,5 +168,5 @@ class Finished:
 
 
 Trouble = Skipped | RolledBack | Halved | Changed | Recovered
-Event = Initialised | Started | Progress | Trouble | Validated | Averaged | Testing | Finished
+Event = Initialised | Sampling | Started | Progress | Trouble | Validated | Averaged | Testing | Exported | Finished
 Report = Callable[[Event], None]

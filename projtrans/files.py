@@ -6,17 +6,21 @@ its place, flushed to the disk, then renamed over it, so that a crash, a full di
 
 import codecs
 import contextlib
+import functools
 import glob
 import gzip
 import hashlib
+import io
 import json
+import mmap
 import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, overload
 
 from projtrans.errors import DataError
 
@@ -75,8 +79,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Replace the file by the lines, each ended by a line feed."""
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    """Replace the file by the lines, each ended by a line feed; they are written as they come."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(f"{line}\n".encode("utf-8", "replace") for line in lines)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,27 +95,83 @@ def read_lines(path: Path) -> list[str]:
     Only line feeds end a line (U+2028, U+0085 and the like stay inside it); a byte-order mark and the carriage
     return of Windows line ends are taken off. Raises DataError for what cannot be read, invalid UTF-8 with its line.
     """
+    return list(stream_lines(path))
+
+
+def stream_lines(path: Path) -> Iterator[str]:
+    """The same lines one after the other, so that the file may be larger than memory."""
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield from _decoded(file, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return decode_lines(data, str(path))
 
 
 def decode_lines(data: bytes, name: str, first: int = 1) -> list[str]:
     """The lines of UTF-8 `data`, as `read_lines` splits them; `name` and lines counted from `first` stand in errors."""
-    data = data.removeprefix(codecs.BOM_UTF8)
+    return list(_decoded(io.BytesIO(data), name, first))
+
+
+def _decoded(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[str]:
+    for number, line in enumerate(lines, first):
+        if number == first:
+            line = line.removeprefix(codecs.BOM_UTF8)
+            if not line:  # the mark was all there is
+                return
+        yield _text(line, name, number).removesuffix("\n").removesuffix("\r")
+
+
+def _text(line: bytes, name: str, number: int) -> str:
     try:
-        text = data.decode("utf-8")
+        return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + first
-        raise DataError(f"{name}:{line}: not valid UTF-8 ({error.reason}); convert the file to UTF-8") from error
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+        raise DataError(f"{name}:{number}: not valid UTF-8 ({error.reason}); convert the file to UTF-8") from error
+
+
+class Lines(Sequence[str]):
+    """The lines of a UTF-8 file that stays on the disk: each is read when it is asked for.
+
+    Line ends are those of `read_lines`. Raises DataError for invalid UTF-8 when its line is asked for.
+    """
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        """`name` stands in errors; the file may be closed afterwards."""
+        size = os.fstat(file.fileno()).st_size
+        self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        self._name = name
+
+    @functools.cached_property
+    def _starts(self) -> "array[int]":
+        """Where every line begins, and where the last one ends."""
+        starts, at = array("q", [0]), 0
+        while at := self._data.find(b"\n", at) + 1:
+            starts.append(at)
+        if starts[-1] < len(self._data):
+            starts.append(len(self._data))
+        return starts
+
+    @classmethod
+    def of(cls, path: Path) -> "Lines":
+        """The lines of the file; raises DataError where there is none."""
+        try:
+            with path.open("rb") as file:
+                return cls(file, str(path))
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from error
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        line = self._data[self._starts[index] : self._starts[index + 1]]
+        return _text(line, self._name, index + 1).removesuffix("\n").removesuffix("\r")
 
 
 def checksum(path: Path) -> str:

@@ -1,5 +1,6 @@
 """What a `train` command means: which configuration, which run folder, which data. Trains nothing."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from projtrans import config
 from projtrans import prepare as preparing
 from projtrans.corpus import CorpusConfig
 from projtrans.errors import ConfigError
+from projtrans.manifest import MANIFEST, differences, load_manifest
 from projtrans.run import Run, free_folder, open_run
 from projtrans.settings import Config, resolve, resumed
 
@@ -23,6 +25,17 @@ class Launch:
     settings: Config
     run: Run
     data: Path
+
+    def to_json(self) -> str:
+        """The launch for other processes."""
+        parts = {"settings": config.dump(self.settings), "run": str(self.run.folder), "data": str(self.data)}
+        return json.dumps(parts)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Launch":
+        """The launch that `to_json` gave."""
+        parts = json.loads(text)
+        return cls(config.build(Config, parts["settings"]), Run(Path(parts["run"])), Path(parts["data"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +65,7 @@ def begin(
     With `data` and without a configuration, the data say what they are. Raises ConfigError where the run folder holds a
     run, or the data are not those that the configuration asks for.
     """
-    manifest = None if data is None else preparing.load_manifest(data)
+    manifest = None if data is None else load_manifest(data)
     name = config_name or (SHIPPED_FOR.get(manifest.corpus) if manifest else "phrasebook")
     raw = config.read_yaml(config.find(name)) if name else {}
     if manifest and config_name is None:
@@ -65,7 +78,7 @@ def begin(
     folder = data or preparing.default_folder(settings.corpus)
     if folder != preparing.default_folder(settings.corpus):  # the run remembers where its data are
         settings = replace(settings, corpus=replace(settings.corpus, folder=str(folder)))
-    if data is None and not (folder / preparing.MANIFEST).exists():
+    if data is None and not (folder / MANIFEST).exists():
         report(preparing.Stage(text=f"preparing {settings.corpus.name} in {folder}"))
         preparing.prepare(settings.corpus, folder, report=report)
     _check(settings.corpus, folder, config_name)
@@ -85,7 +98,7 @@ def resume(
 
 
 def _check(corpus: CorpusConfig, folder: Path, config_name: str | None) -> None:
-    different = preparing.differences(preparing.load_manifest(folder), corpus)
+    different = differences(load_manifest(folder), corpus)
     if different:
         again = f"projtrans prepare --config {config_name}" if config_name else f"projtrans prepare {corpus.name}"
         raise ConfigError(f"{folder}: {'; '.join(different)}; run '{again} -o DIR' and train with --data DIR")

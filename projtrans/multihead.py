@@ -93,6 +93,7 @@ class MultiHeadAttention(nn.Module):
     Config: ClassVar[type[AttentionConfig]]
     dot_form: bool = False  # logits = κ q·k + key_bias, up to a constant of the row
     has_sigma: bool = False  # the equation speaks of σ, so it is reported even where it is not learned
+    any_length: bool = False  # one way for short and long alike, as a graph needs that is made once (export.py)
 
     def __init__(
         self,
@@ -250,7 +251,7 @@ class MultiHeadAttention(nn.Module):
         if self.dropout and self.training:  # on a CPU no fused kernel has it
             return self._plain
         short = q_BHTK.shape[2] * memory.k_BHSK.shape[2] <= 256 * 256
-        return self._products if short or two_sided else self._fused
+        return self._products if short or two_sided or self.any_length else self._fused
 
     def logits(self, q_BHTK: Tensor, k_BHSK: Tensor) -> Tensor:
         """log of the unnormalised weights [B, H, T, S], up to a constant of each row."""
@@ -396,6 +397,17 @@ def taus(model: nn.Module) -> dict[str, list[float]]:
     """τ in pieces of every module of a network that learns one, by its name: one a head."""
     learned = ((name, module) for name, module in attentions(model) if module.decay == "learned")
     return {name: [round(value, 6) for value in module.log_tau.exp().tolist()] for name, module in learned}
+
+
+def for_any_length(model: nn.Module) -> None:
+    """Let every attention compute all lengths in one way."""
+    for _, module in attentions(model):
+        module.any_length = True
+
+
+def exact_modules(model: nn.Module) -> list[str]:
+    """The names of those whose σ is so small that q·k has to be float32."""
+    return [name for name, module in attentions(model) if module.exact]
 
 
 def initial_sigmas(model: nn.Module) -> dict[str, str]:

@@ -95,6 +95,24 @@ Format = Annotated[
     _option("text: a translation a line; tsv: score and translation; json: an object a line [default: text]."),
 ]
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
+Engine = Annotated[
+    Literal["auto", "torch", "onnx"],
+    _option(
+        "torch, onnx (needs projtrans[fast]), or auto: onnx where the run was exported and no GPU is there "
+        "[default: auto]."
+    ),
+]
+OnnxPrecision = Annotated[
+    Literal["float32", "int8"] | None,
+    _option("Of the export [default: float32 where there is one].", "--precision"),
+]
+
+# export
+GraphFormat = Annotated[Literal["onnx"], _option("onnx.", "--format")]
+Precisions = Annotated[
+    list[str] | None,
+    _option("float32, or int8 weights; repeatable [default: float32].", "--precision", metavar="P"),
+]
 
 # compare
 Runs = Annotated[list[Path], _argument("Run folders, the baseline first; runs of one side in any order.", "RUN")]

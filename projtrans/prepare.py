@@ -1,45 +1,61 @@
 """The command `prepare`: a corpus becomes a data folder with splits, tokenizer and manifest.
 
     data/NAME/   manifest.json   {train,valid,test}.{src,tgt}   tokenizer.model (or tokenizer.{src,tgt}.model)
+                 {train,valid,test}.ids   the pairs in pieces (encoding.py)
 
-The folder is built beside its place and moved there at the end, so it is whole or as it was before. Knows no model;
-reports events through a callable and prints nothing.
+The folder is built beside its place and moved there at the end, so it is whole or as it was before. The text passes
+through memory line by line. Knows no model; reports events through a callable and prints nothing.
 """
 
 import contextlib
 import dataclasses
 import difflib
 import importlib.metadata
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from projtrans import phrasebook, tatoeba
-from projtrans.config import build
 from projtrans.corpus import (
     KNOWN,
     SPLITS,
+    WINDOW,
     Corpus,
     CorpusConfig,
-    Leakage,
     Pair,
+    Prints,
+    Progress,
     Splits,
+    collect,
+    distinct,
+    labels,
     leakage,
     parse_table,
     read_sides,
     read_table,
     split,
 )
+from projtrans.encoding import Prepared, keep, open_prepared
 from projtrans.errors import ConfigError, DataError
 from projtrans.files import checksum, decode_lines, write_json, write_lines
+from projtrans.manifest import (
+    FORMAT,
+    MANIFEST,
+    Counts,
+    LeakageReport,
+    Manifest,
+    SplitCounts,
+    SplitReport,
+    TokenizerReport,
+    differences,
+    load_manifest,
+)
 from projtrans.tokenizer import Tokenizer
-
-FORMAT = 1
-MANIFEST = "manifest.json"
 
 Sides = Mapping[str, tuple[Path, Path]]
 
@@ -59,73 +75,17 @@ class Downloading:
     total: int
 
 
-Event = Stage | Downloading
+@dataclass(frozen=True, kw_only=True)
+class Working:
+    """Pairs or sentences that are done in the present stage, and all (None: nobody knows yet)."""
+
+    text: str
+    done: int
+    total: int | None
+
+
+Event = Stage | Downloading | Working
 Report = Callable[[Event], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Pairs of the corpus as read, and what became of them; ready-made splits keep their duplicates."""
-
-    read: int
-    blank: int
-    duplicates: int
-    kept: int
-    groups: int | None
-    largest_group: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitCounts:
-    """The size of one split."""
-
-    pairs: int
-    distinct_sources: int
-    distinct_targets: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitReport:
-    """The sizes of all splits."""
-
-    train: SplitCounts
-    valid: SplitCounts
-    test: SplitCounts
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeakageReport:
-    """What of the held-out splits stands in the training split."""
-
-    valid: Leakage
-    test: Leakage
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerReport:
-    """The tokenizer as trained; a small corpus fills less than the vocabulary asked for."""
-
-    kind: str
-    source_size: int
-    target_size: int
-    checksum: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """manifest.json: where a data folder comes from and what is in it."""
-
-    format: int
-    version: str
-    corpus: str
-    origin: str  # phrasebook, tatoeba-spa-eng, table or sides
-    config: CorpusConfig
-    sources: dict[str, str]  # checksum of every file that the pairs were read from
-    counts: Counts
-    splits: SplitReport
-    leakage: LeakageReport
-    tokenizer: TokenizerReport
-    files: dict[str, str]  # checksum of every file in the folder
 
 
 # -------------------------------------------------------------------------------------------------------- preparing
@@ -200,16 +160,23 @@ def _build(
     config: CorpusConfig, origin: str, folder: Path, archive: Path | None, files: Sides | None, report: Report
 ) -> Manifest:
     if files is None:
-        sources, read, splits = _read_and_split(config, origin, archive, report)
+        sources, counts, splits = _read_and_split(config, origin, archive, folder.parent, report)
     else:
-        sources, read, splits = _read_ready_made(config, files, report)
+        sources, counts, splits = _read_ready_made(config, files, folder.parent, report)
+    if config.backward:
+        turned = {name: getattr(splits, name).turned() for name in SPLITS}
+        splits = dataclasses.replace(splits, **turned)
     tokenizer = _train_tokenizer(config, splits, report)
     report(Stage(text="writing"))
     tokenizer.save(folder)
     for name in SPLITS:
-        pairs: list[Pair] = getattr(splits, name)
-        write_lines(folder / f"{name}.src", (pair.source for pair in pairs))
-        write_lines(folder / f"{name}.tgt", (pair.target for pair in pairs))
+        part: Corpus = getattr(splits, name)
+        for ending, lines in (("src", part.sources), ("tgt", part.targets)):
+            write_lines(folder / f"{name}.{ending}", _watched(lines, _progress("writing", len(lines), report)))
+    manifest_files = {path.name: checksum(path) for path in sorted(folder.iterdir())}
+    report(Stage(text="encoding"))
+    for name in SPLITS:
+        keep(folder, name, tokenizer, _progress("encoding", 2 * len(getattr(splits, name)), report))
     return Manifest(
         format=FORMAT,
         version=_version(),
@@ -217,7 +184,7 @@ def _build(
         origin=origin,
         config=config,
         sources=sources,
-        counts=_counts(read, splits),
+        counts=counts,
         splits=SplitReport(**{name: _split_counts(getattr(splits, name)) for name in SPLITS}),
         leakage=LeakageReport(**leakage(splits)),
         tokenizer=TokenizerReport(
@@ -226,70 +193,81 @@ def _build(
             target_size=tokenizer.target_size,
             checksum=tokenizer.checksum,
         ),
-        files={path.name: checksum(path) for path in sorted(folder.iterdir())},
+        files=manifest_files,
     )
 
 
+def _progress(text: str, total: int | None, report: Report) -> Progress:
+    return lambda done: report(Working(text=text, done=done, total=total))
+
+
+def _watched(lines: Iterable[str], report: Progress) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        yield line
+        if number % WINDOW == 0:
+            report(number)
+
+
 def _read_and_split(
-    config: CorpusConfig, origin: str, archive: Path | None, report: Report
-) -> tuple[dict[str, str], Corpus, Splits]:
+    config: CorpusConfig, origin: str, archive: Path | None, room: Path, report: Report
+) -> tuple[dict[str, str], Counts, Splits]:
     report(Stage(text=f"reading {config.name}"))
+    reading = _progress("reading", None, report)
     groups: list[str] | None = None
     sources: dict[str, str] = {}
     if origin == "phrasebook":
         phrases = phrasebook.phrases()
-        corpus = Corpus(pairs=[Pair(phrase.source, phrase.target) for phrase in phrases])
+        corpus = collect(((phrase.source, phrase.target) for phrase in phrases), origin, room)
         groups = [phrase.group for phrase in phrases]
     elif origin == "table":
-        corpus, sources = read_table(Path(config.name)), {"table": checksum(Path(config.name))}
+        table = Path(config.name)
+        corpus, sources = read_table(table, room, reading), {"table": checksum(table)}
     else:
         archive = tatoeba.find(archive, report=lambda done, total: report(Downloading(done=done, total=total)))
         data, name = tatoeba.pairs_file(archive)
-        corpus, sources = parse_table(decode_lines(data, name), name), {"archive": checksum(archive)}
-    report(Stage(text=f"splitting {len(corpus.pairs):,} pairs"))
-    first: dict[Pair, int] = {}
-    for index, pair in enumerate(corpus.pairs):
-        first.setdefault(pair, index)
-    labels = groups and [groups[index] for index in first.values()]
+        corpus, sources = parse_table(decode_lines(data, name), name, room, reading), {"archive": checksum(archive)}
+    report(Stage(text=f"splitting {len(corpus):,} pairs"))
+    read, blank, rows = len(corpus), corpus.blank, distinct(corpus.prints)
+    corpus = corpus.take(rows)
+    label_N = None if groups is None else labels(groups)[rows]
     try:
-        splits = split(list(first), labels, config.split, config.seed)
+        splits = split(corpus, label_N, config.split, config.seed, _progress("splitting", len(rows), report))
     except DataError as error:
         raise DataError(f"{config.name}: {error}") from error
-    return sources, corpus, splits.turned() if config.backward else splits
+    return sources, _counts(read, blank, len(rows), splits), splits
 
 
-def _read_ready_made(config: CorpusConfig, files: Sides, report: Report) -> tuple[dict[str, str], Corpus, Splits]:
+def _read_ready_made(
+    config: CorpusConfig, files: Sides, room: Path, report: Report
+) -> tuple[dict[str, str], Counts, Splits]:
     """The splits as they are but for blank pairs: duplicates stay, as whoever made the splits wanted them."""
     report(Stage(text="reading ready-made splits"))
-    corpora = {name: read_sides(*files[name]) for name in SPLITS}
-    everything = Corpus(
-        pairs=[pair for name in SPLITS for pair in corpora[name].pairs],
-        blank=sum(corpus.blank for corpus in corpora.values()),
-    )
-    splits = Splits(train=corpora["train"].pairs, valid=corpora["valid"].pairs, test=corpora["test"].pairs)
-    return _side_checksums(files), everything, splits.turned() if config.backward else splits
+    parts = [read_sides(*files[name], room, _progress("reading", None, report)) for name in SPLITS]
+    splits = Splits(train=parts[0], valid=parts[1], test=parts[2])
+    prints = Prints(*map(np.concatenate, zip(*(part.prints for part in parts), strict=True)))
+    blank = sum(part.blank for part in parts)
+    return _side_checksums(files), _counts(len(prints.source), blank, len(distinct(prints)), splits), splits
 
 
 def _train_tokenizer(config: CorpusConfig, splits: Splits, report: Report) -> Tokenizer:
     report(Stage(text=f"training the {config.tokenizer} tokenizer on {len(splits.train):,} pairs"))
-    sources, targets = [pair.source for pair in splits.train], [pair.target for pair in splits.train]
-    return Tokenizer.train(config.tokenizer, sources, targets, config.vocab_size)
+    return Tokenizer.train(config.tokenizer, splits.train.sources, splits.train.targets, config.vocab_size)
 
 
-def _counts(read: Corpus, splits: Splits) -> Counts:
+def _counts(read: int, blank: int, different: int, splits: Splits) -> Counts:
     return Counts(
-        read=len(read.pairs) + read.blank,
-        blank=read.blank,
-        duplicates=read.duplicates,
+        read=read + blank,
+        blank=blank,
+        duplicates=read - different,
         kept=sum(len(getattr(splits, name)) for name in SPLITS),
         groups=splits.groups,
         largest_group=splits.largest_group,
     )
 
 
-def _split_counts(pairs: Sequence[Pair]) -> SplitCounts:
-    sources, targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
-    return SplitCounts(pairs=len(pairs), distinct_sources=len(sources), distinct_targets=len(targets))
+def _split_counts(part: Corpus) -> SplitCounts:
+    sources, targets = (len(np.unique(column)) for column in part.prints[:2])
+    return SplitCounts(pairs=len(part), distinct_sources=sources, distinct_targets=targets)
 
 
 def _version() -> str:
@@ -391,36 +369,24 @@ def _exchange(new: Path, folder: Path, old: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared folder; raises DataError when there is none, or none that this version reads."""
-    path = folder / MANIFEST
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: no prepared corpus ({MANIFEST} is missing); run projtrans prepare") from error
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: damaged, not JSON ({error}); prepare again with --force") from error
-    found = raw.get("format") if isinstance(raw, dict) else None
-    if found != FORMAT:
-        raise DataError(f"{path}: format {found!r}, this version reads {FORMAT}; prepare again with --force")
-    return _manifest(raw, path)
-
-
-def _manifest(raw: dict[str, Any], path: Path) -> Manifest:
-    try:
-        missing = [field.name for field in dataclasses.fields(Manifest) if field.name not in raw]
-        if missing:
-            raise ConfigError(f"no {', '.join(missing)}")
-        return build(Manifest, raw)
-    except (ConfigError, TypeError) as error:  # TypeError: a field of a section is missing
-        raise DataError(f"{path}: damaged ({error}); prepare again with --force") from error
-
-
 def read_split(folder: Path, name: str) -> list[Pair]:
     """The pairs of one split (train, valid or test) in the order of its files."""
-    return read_sides(folder / f"{name}.src", folder / f"{name}.tgt").pairs
+    return list(read_sides(folder / f"{name}.src", folder / f"{name}.tgt"))
+
+
+def open_splits(folder: Path, tokenizer: Tokenizer, report: Report) -> dict[str, Prepared]:
+    """The splits with their encodings, all of it on the disk; encodings that do not fit are made anew.
+
+    Raises DataError where there is no prepared corpus.
+    """
+
+    def encoding(done: int, total: int) -> None:
+        report(Working(text="encoding", done=done, total=total))
+
+    def note(text: str) -> None:
+        report(Stage(text=text))
+
+    return {name: open_prepared(folder, name, tokenizer, encoding, note) for name in SPLITS}
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -430,36 +396,3 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         names = ", ".join(tokenizer.file_names)
         raise DataError(f"{folder}: {names} changed since prepared; prepare again with --force")
     return tokenizer
-
-
-def differences(manifest: Manifest, config: CorpusConfig) -> list[str]:
-    """Where the prepared data are not what the configuration asks for, in words.
-
-    `max_length` and `overlong` act in training and leave the folder as it is; `split` and `seed` do nothing to
-    ready-made splits.
-    """
-    there, wanted = _essence(manifest.config), _essence(config)
-    if _same_corpus(manifest.config, config):
-        del there["corpus"]
-    keys = [key for key in there if not (manifest.origin == "sides" and key in ("split", "seed"))]
-    return [
-        f"{key} is {there[key]}, the configuration asks for {wanted[key]}" for key in keys if there[key] != wanted[key]
-    ]
-
-
-def _essence(config: CorpusConfig) -> dict[str, object]:
-    return {
-        "corpus": config.name,
-        "direction": "backward" if config.backward else "forward",
-        "split": config.split,
-        "seed": config.seed,
-        "tokenizer": config.tokenizer,
-        "vocab_size": config.vocab_size,
-    }
-
-
-def _same_corpus(there: CorpusConfig, wanted: CorpusConfig) -> bool:
-    """A table may be named by its file or by its folder; the named corpora by their names only."""
-    if there.name in KNOWN or wanted.name in KNOWN:
-        return there.name == wanted.name
-    return there.folder_name == wanted.folder_name

@@ -6,13 +6,14 @@ Builds everything that `train` builds and makes a few updates, which nobody keep
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
 from projtrans import device as devices
+from projtrans.batching import Batches
 from projtrans.corpus import Pair
 from projtrans.evaluate import forced
 from projtrans.events import Report
@@ -40,7 +41,7 @@ class Preview:
     batches_an_epoch: int
     updates_an_epoch: int
     last_update: int
-    padding: float  # share of the positions of the batches that hold none of a pair's pieces, both sides
+    padding: tuple[float, float]  # shares of padding among the source and the target positions of the batches
     halvings: int  # times that memory was short
     memory_of: str  # whose peak it is
     memory_bytes: int
@@ -65,7 +66,7 @@ class Preview:
             ("training pairs", f"{self.train_pairs:,}{left_out}"),
             ("batches an epoch", f"{self.batches_an_epoch:,}{halved}"),
             ("updates an epoch, at most in all", f"{self.updates_an_epoch:,}, {self.last_update:,}"),
-            ("padding in the batches", f"{self.padding:.1%}"),
+            ("padding in the batches, source and target", "{:.1%}, {:.1%}".format(*self.padding)),
             (f"peak memory of the {self.memory_of}, largest batch", f"{self.memory_bytes / 2**20:,.0f} MiB"),
             ("an update", f"{1000 * self.update_seconds:,.1f} ms"),
             ("target tokens a second", f"{self.target_tokens_per_second:,.0f}"),
@@ -78,7 +79,7 @@ def preview(
     settings: Config,
     run: Run,
     tokenizer: Tokenizer,
-    splits: dict[str, list[Pair]],
+    splits: Mapping[str, Sequence[Pair]],
     *,
     device: torch.device,
     report: Report = lambda event: None,
@@ -99,7 +100,7 @@ def preview(
         batches_an_epoch=len(batches),
         updates_an_epoch=trainer.per_epoch,
         last_update=trainer.last_update,
-        padding=padding(batches, trainer.lengths, None if trainer.layout.mask_padding else trainer.layout.max_length),
+        padding=trainer.padding,
         halvings=trainer.counters.halvings,
         memory_of=memory_of,
         memory_bytes=memory,
@@ -109,20 +110,9 @@ def preview(
     )
 
 
-def padding(batches: Sequence[Sequence[int]], lengths: Sequence[tuple[int, int]], fixed: int | None) -> float:
-    """The share of padding in the rectangles of both sides; fixed: the length that every sentence is padded to."""
-    real = positions = 0
-    for batch in batches:
-        for side in (0, 1):
-            sizes = [lengths[i][side] for i in batch]
-            real += sum(sizes)
-            positions += len(batch) * (fixed or max(1, *sizes))
-    return 1 - real / positions
-
-
-def _time_updates(trainer: Trainer, batches: Sequence[list[int]]) -> tuple[float, float]:
+def _time_updates(trainer: Trainer, batches: Batches) -> tuple[float, float]:
     """Seconds and target pieces an update, over the first updates of the shuffled epoch, or over all of a short one."""
-    size = trainer.accumulation
+    size = trainer.together
     updates = [batches[first : first + size] for first in range(0, len(batches), size)]
     timed = updates[WARM : WARM + TIMED] or updates[:1]
     trainer.model.train()
@@ -132,7 +122,8 @@ def _time_updates(trainer: Trainer, batches: Sequence[list[int]]) -> tuple[float
     for update in timed:
         trainer.update([trainer.batch(indices) for indices in update])
     seconds = _now(trainer.device) - begun
-    pieces = sum(trainer.lengths[i][1] for update in timed for indices in update for i in indices)
+    lengths_N2 = trainer.examples_of(0).lengths
+    pieces = sum(int(lengths_N2[indices, 1].sum()) for update in timed for indices in update)
     return seconds / len(timed), pieces / len(timed)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from projtrans import console
-from projtrans.translate import Translator
+from projtrans.translation import SentenceTranslator
 
 HISTORY_LINES = 1000
 
 
-def prompt(translator: Translator, n_best: int, quiet: bool) -> None:
+def prompt(translator: SentenceTranslator, n_best: int, quiet: bool) -> None:
     """Read sentences until the end of the input (Ctrl-D) or `:quit`, and print their translations.
 
     Ctrl-C forgets the line. A blank line is ignored.

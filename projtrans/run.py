@@ -9,6 +9,7 @@
                 curves.png         loss, accuracy and BLEU per epoch, where matplotlib is installed
                 tensorboard/       event files, where training.tensorboard asks for them
                 test.hypotheses.txt, test.json   translations of the test split, and what made them
+                onnx/              the best weights as graphs for ONNX Runtime
 
 A run folder is self-contained: it can be moved to another machine. Knows no weights; sections of the configuration are
 built by whoever uses them.

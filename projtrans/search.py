@@ -15,22 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from projtrans.config import setting
-from projtrans.errors import RunError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodingConfig:
-    """How translations are searched for."""
-
-    beam_size: int = setting(5, "hypotheses kept per sentence at each step; 1 is greedy search", minimum=1)
-    length_penalty: float = setting(1.0, "α of ((5 + length) / 6)^α that divides a score; 0 turns it off", minimum=0)
-    max_length_ratio: float = setting(2.0, "longest translation in pieces: this × source pieces + offset", minimum=0)
-    max_length_offset: int = setting(10, "pieces added to ratio × source pieces for the longest translation", minimum=1)
-
-    def max_length(self, source_length_B: Tensor) -> Tensor:
-        """The longest translation of each sentence in tokens, end included, from its length in source pieces."""
-        return (source_length_B * self.max_length_ratio).long() + self.max_length_offset
+from projtrans.decoding import DecodingConfig, Hypothesis, length_penalty
 
 
 class Stepper(Protocol):
@@ -49,22 +34,6 @@ class Stepper(Protocol):
         Both int64. The indices count in the current batch and ascend, so as many as there are sentences keeps all of
         them, and per-sentence memory needs no copy. M may grow (1 to beam size at the first call). Never the identity.
         """
-
-
-@dataclasses.dataclass(frozen=True)
-class Hypothesis:
-    """One translation of one sentence, as ids."""
-
-    tokens: list[int]  # without BOS and end
-    score: float  # log-probability of the tokens, end included: the sum of token_scores
-    normalised_score: float  # score / length penalty, the end counted in the length
-    token_scores: list[float]  # log-probability of each token, end included
-    finished: bool  # False: cut at the maximum length, without end
-
-
-def length_penalty(length: int, alpha: float) -> float:
-    """lp(Y) = (5 + |Y|)^α / (5 + 1)^α.  Wu et al. 2016 (GNMT), eq. 14; |Y| counts the end."""
-    return math.pow((5 + length) / 6, alpha)
 
 
 def search(
@@ -102,7 +71,7 @@ def _best_tokens(logits_BMV: Tensor, count: int, banned_ids: Sequence[int]) -> t
 def _top_ids(x_BMV: Tensor, count: int, columns: int = 512) -> Tensor:
     """The ids of the `count` largest of each row, in any order."""
     vocabulary = x_BMV.shape[-1]
-    if vocabulary < 4 * columns:
+    if vocabulary < 4 * columns or count > columns:
         return x_BMV.topk(min(count, vocabulary), sorted=False).indices
     # The K largest lie in the K columns with the largest maxima, or in the rest that fills no row of columns. A topk
     # over these few takes under half the time of one over V = 8,000 on CPU, where topk is most of the search.
@@ -112,22 +81,6 @@ def _top_ids(x_BMV: Tensor, count: int, columns: int = 512) -> Tensor:
     outside = torch.arange(folded, vocabulary, device=x_BMV.device).expand(*inside.shape[:-1], -1)
     id_BMC = torch.cat([inside, outside], -1)
     return id_BMC.gather(-1, x_BMV.gather(-1, id_BMC).topk(count, sorted=False).indices)
-
-
-def _hypothesis(tokens: list[int], token_scores: list[float], eos_id: int, alpha: float) -> Hypothesis:
-    score = 0.0
-    for token_score in token_scores:  # not sum(): from Python 3.12 it rounds otherwise than the beam's additions
-        score += token_score
-    if not math.isfinite(score):
-        raise RunError("search: the model's probabilities are not finite; its weights are damaged or have diverged")
-    finished = tokens[-1] == eos_id
-    return Hypothesis(
-        tokens=tokens[:-1] if finished else tokens,
-        score=score,
-        normalised_score=score / length_penalty(len(tokens), alpha),
-        token_scores=token_scores,
-        finished=finished,
-    )
 
 
 @torch.no_grad()
@@ -157,7 +110,7 @@ def greedy(
             token_BM = token_BM[sentence_B]
             stepper.select(sentence_B, torch.zeros_like(token_BM))
         live = [live[b] for b in kept]
-    return [[_hypothesis(*pair, eos_id, alpha)] for pair in zip(tokens, scores, strict=True)]
+    return [[Hypothesis.of(*pair, eos_id, alpha)] for pair in zip(tokens, scores, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +243,7 @@ def _hypotheses(beam: _Beam, eos_id: int, alpha: float) -> Iterator[tuple[int, l
     for sentence, final, live in zip(beam.sentence_B.tolist(), _listed(beam.final), _listed(beam.live), strict=True):
         ended = [(tokens[: tokens.index(eos_id) + 1], scores) for tokens, scores in final]
         best = (ended + live)[: beam.final.score_BP.shape[1]]
-        yield sentence, [_hypothesis(tokens, scores[: len(tokens)], eos_id, alpha) for tokens, scores in best]
+        yield sentence, [Hypothesis.of(tokens, scores[: len(tokens)], eos_id, alpha) for tokens, scores in best]
 
 
 def _listed(paths: _Paths) -> list[list[tuple[list[int], list[float]]]]:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from projtrans import config
 from projtrans.config import Raw, setting
 from projtrans.corpus import CorpusConfig
+from projtrans.decoding import DecodingConfig
 from projtrans.errors import ConfigError, RunError
 from projtrans.optimizer import OptimizerConfig
 from projtrans.run import Run
-from projtrans.search import DecodingConfig
 from projtrans.transformer import ModelConfig
 
 
@@ -45,6 +45,13 @@ class TrainingConfig(OptimizerConfig):
     )
     validation_sentences: int = setting(500, "sentences of the validation split whose BLEU is measured", minimum=1)
     validation_beam: int = setting(1, "beam size of that BLEU", minimum=1)
+    subword_dropout: float = setting(
+        0.0,
+        "bpe: chance of leaving out a merge (BPE-dropout, Provilkov et al. 2020; 0.1 there); unigram: exponent of "
+        "sampling a segmentation (Kudo 2018); 0: none. Of training pairs, anew every epoch",
+        minimum=0,
+        maximum=1,
+    )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "auto: bfloat16 products where the hardware is good at them"
     )
@@ -55,6 +62,7 @@ class TrainingConfig(OptimizerConfig):
     tensorboard: bool = setting(
         False, "write TensorBoard event files into the run folder (needs projtrans[tensorboard])"
     )
+    export: bool = setting(True, "export the best weights for ONNX Runtime at the end, where projtrans[fast] is there")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +83,8 @@ class Config:
             self.model.dropout or self.model.attention_dropout or self.model.output_dropout
         ):
             raise ConfigError("training.r_drop: without dropout both passes are the same; set model.dropout, or null")
+        if self.training.subword_dropout and self.corpus.tokenizer == "word":
+            raise ConfigError("training.subword_dropout: the word tokenizer has no subwords; set it to 0")
         if not self.training.by_length and self.training.batch_sentences is None:
             raise ConfigError("training.by_length: false needs training.batch_sentences, the size of a random batch")
 

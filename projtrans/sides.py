@@ -260,8 +260,7 @@ def side_of(label: str, members: Sequence[Member], pairs: Sequence[Pair]) -> Sid
     examples = encode(first.tokenizer, layout, pairs, cut=True)
     # Where padding is attended to, every sentence is padded to the maximum.
     lengths = [
-        round(statistics.fmean(side)) if layout.mask_padding else longest
-        for side in ([len(e.source) for e in examples], [len(e.target) for e in examples])
+        round(statistics.fmean(side.tolist())) if layout.mask_padding else longest for side in examples.lengths.T
     ]
     return Side(
         label=label,

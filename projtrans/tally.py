@@ -32,6 +32,9 @@ class Counters:
     planned_update: int = 0  # where these batches began: update and epoch
     planned_epoch: int = 0
 
+    def __post_init__(self) -> None:
+        self.candidates = [(update, score) for update, score in self.candidates]  # JSON has lists
+
     @property
     def current_epoch(self) -> int:
         """The epoch, counted from 1, that the last update belongs to."""

@@ -5,6 +5,7 @@ corpus and no translation model. Anything that is a Python string can be encoded
 """
 
 import hashlib
+import importlib.metadata
 import io
 import re
 import string
@@ -23,7 +24,7 @@ SIDES = ("tokenizer.src.model", "tokenizer.tgt.model")
 
 _SPECIAL = 4
 _BYTES = 256
-_TRAINING_LINES = 2_000_000  # more text changes the pieces little, and costs memory and minutes
+_TRAINING_LINES = 1_000_000  # more text changes the pieces little, and costs memory and minutes
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # What the Keras example strips: it keeps the brackets of [start] and [end], and the inverted exclamation mark.
 _PUNCTUATION = str.maketrans("", "", (string.punctuation + "¿").replace("[", "").replace("]", ""))
@@ -54,8 +55,8 @@ class Tokenizer:
         ConfigError when the alphabet alone does not fit.
         """
         if kind == "word":
-            return cls(kind, tuple(_train_words(_forms(kind, side), vocab_size) for side in (sources, targets)))
-        return cls(kind, (_train_pieces(kind, _forms(kind, [*sources, *targets]), vocab_size),))
+            return cls(kind, tuple(_train_words(_sample(kind, side), vocab_size) for side in (sources, targets)))
+        return cls(kind, (_train_pieces(kind, _sample(kind, sources, targets), vocab_size),))
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -81,6 +82,16 @@ class Tokenizer:
         """The ids of each text, neither opened nor closed."""
         return self._encode(self._target, texts)
 
+    def sample_source(self, texts: Sequence[str], dropout: float, seeds: Sequence[int]) -> list[list[int]]:
+        """As `encode_source`, segmented at random: bpe leaves out a merge with probability `dropout`, unigram samples
+        a segmentation in proportion to its probability to the power of `dropout`. A function of its arguments alone.
+        """
+        return [[*ids, self.eos_id] for ids in self._sample(self._source, texts, dropout, seeds)]
+
+    def sample_target(self, texts: Sequence[str], dropout: float, seeds: Sequence[int]) -> list[list[int]]:
+        """As `encode_target`, segmented at random."""
+        return self._sample(self._target, texts, dropout, seeds)
+
     def decode_target(self, sentences: Sequence[Sequence[int]]) -> list[str]:
         """The text of each list of target ids; special ids vanish, an unknown word reads [UNK]."""
         return [str(self._target.decode(list(ids))).strip() for ids in sentences]
@@ -100,6 +111,26 @@ class Tokenizer:
     def _encode(self, model: sentencepiece.SentencePieceProcessor, texts: Sequence[str]) -> list[list[int]]:
         # One thread: a pool of SentencePiece's own would fight torch's for the cores, and one is fast enough.
         return model.encode(_forms(self.kind, texts), num_threads=1) if texts else []
+
+    def _sample(
+        self, model: sentencepiece.SentencePieceProcessor, texts: Sequence[str], dropout: float, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        found = []
+        for text, seed in zip(_forms(self.kind, texts), seeds, strict=True):
+            sentencepiece.set_random_generator_seed(seed)  # there is one generator for everything in this thread
+            found.append(model.encode(text, enable_sampling=True, alpha=dropout, nbest_size=-1))
+        return found
+
+    def check_sampling(self) -> None:
+        """Raise ConfigError where the installed SentencePiece cannot repeat a sample: its seed counts only once."""
+        pieces = self.pieces_target(range(_SPECIAL + _BYTES, self.target_size))
+        text = " ".join(sorted(pieces, key=len)[-100:])  # long pieces have many segmentations
+        first, second = self.sample_target([text, text], 0.2, [1, 1])
+        if first != second:
+            version = importlib.metadata.version("sentencepiece")
+            raise ConfigError(
+                f"training.subword_dropout: SentencePiece {version} cannot repeat its samples; install 0.2.3 or later"
+            )
 
     # ------------------------------------------------------------------------------------------------- what it is
 
@@ -147,6 +178,15 @@ def _forms(kind: str, texts: Iterable[str]) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- training
 
 
+def _sample(kind: str, *sides: Sequence[str]) -> list[str]:
+    """The texts of the sides one after the other in normal form; of very many, evenly chosen ones."""
+    step, first, forms = max(1, -(-sum(map(len, sides)) // _TRAINING_LINES)), 0, []
+    for side in sides:
+        forms += _forms(kind, side[first::step])
+        first = (first - len(side)) % step
+    return forms
+
+
 def _train_pieces(kind: str, texts: list[str], vocab_size: int) -> bytes:
     alphabet = len(set().union(*texts) - {" "}) + 1  # ▁ for the space
     # A large alphabet (Chinese, or stray signs) leaves its rarest characters to the byte pieces.
@@ -169,11 +209,10 @@ def _train_words(texts: list[str], vocab_size: int) -> bytes:
 
 
 def _train(texts: list[str], kind: str, vocab_size: int, **options: Any) -> bytes:
-    """A SentencePiece model; sampled evenly where the text is very large."""
+    """A SentencePiece model."""
     model = io.BytesIO()
-    step = -(-len(texts) // _TRAINING_LINES)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts[:: max(1, step)]),
+        sentence_iterator=iter(texts),
         model_writer=model,
         model_type=kind,
         vocab_size=vocab_size,

@@ -6,7 +6,7 @@ trainer.py is the loop; here stand its beginning and its end.
 import contextlib
 import platform
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ import torch
 from projtrans import __version__, config, figure, files, tensorboard
 from projtrans import device as devices
 from projtrans.corpus import Pair
-from projtrans.errors import DivergedError, Interrupted
+from projtrans.distributed import ALONE, Group
+from projtrans.errors import DivergedError, Interrupted, RunError
 from projtrans.evaluate import Evaluation, evaluate, keep
-from projtrans.events import Event, Finished, Report, Started, Testing
+from projtrans.events import Event, Exported, Finished, Report, Started, Testing
+from projtrans.export import export, missing
 from projtrans.multihead import initial_sigmas
 from projtrans.run import Run
 from projtrans.settings import Config
@@ -29,37 +31,43 @@ def train(
     settings: Config,
     run: Run,
     tokenizer: Tokenizer,
-    splits: dict[str, list[Pair]],
+    splits: Mapping[str, Sequence[Pair]],
     *,
     device: torch.device,
     resume: bool = False,
     report: Report = lambda event: None,
     stop_signal: Callable[[], int | None] = lambda: None,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
-    """Train into a new run folder, or go on in an old one, and return its summary.
+    """Train into a new run folder, or go on in an old one, and return its summary, which the leader of a group writes.
 
     stop_signal: asked after every update; a signal number makes training save its state and raise Interrupted.
     Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume).
     """
     if settings.training.tensorboard:
         tensorboard.check()
-    trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report)
+    trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report, group)
     trainer.stop_signal = stop_signal
     if resume and run.has_begun:
         trainer.restore()
     else:
         trainer.initialise()
     trainer.probe()
-    if not resume:  # only now: settings that make no model, or one that does not fit, leave no folder
+    if group.leads and not resume:  # only now: settings that make no model, or one that does not fit, leave no folder
         run.create(config.dump(settings), tokenizer)
+    trainer.follow()
     report(_started(trainer))
     with _watched(trainer):
         reason = trainer.train()
     if trainer.counters.best is None:
         raise DivergedError("training diverged: the validation loss was never finite; lower training.learning_rate")
-    test = _test(trainer, splits["test"], report) if settings.training.evaluate_test else None
+    tested = settings.training.evaluate_test and group.leads
+    test = _test(trainer, splits["test"], report) if tested else None
     summary = _summary(trainer, reason, test)
-    files.write_json(run.summary_file, summary)
+    if group.leads:
+        files.write_json(run.summary_file, summary)
+        if settings.training.export and not missing():
+            report(_exported(run))
     report(Finished(str(run.folder), reason, summary, test))
     return summary
 
@@ -67,6 +75,9 @@ def train(
 @contextlib.contextmanager
 def _watched(trainer: Trainer) -> Iterator[None]:
     """While it trains: TensorBoard's event files where they are asked for, a picture where one can be drawn."""
+    if not trainer.group.leads:
+        yield
+        return
     with contextlib.ExitStack() as open_until_the_end:
         watchers = [trainer.report]
         open_until_the_end.callback(setattr, trainer, "report", trainer.report)
@@ -89,7 +100,7 @@ def _started(trainer: Trainer) -> Started:
     precision = "bf16" if devices.bfloat16_pays(trainer.device) else "fp32"
     return Started(
         run=str(trainer.run.folder),
-        device=devices.describe(trainer.device),
+        device=_device(trainer),
         precision=precision if settings.training.precision == "auto" else settings.training.precision,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         train_pairs=len(trainer.examples),
@@ -97,8 +108,15 @@ def _started(trainer: Trainer) -> Started:
         updates_an_epoch=trainer.per_epoch,
         last_update=trainer.last_update,
         update=trainer.counters.update,
+        source_padding=trainer.padding[0],
+        target_padding=trainer.padding[1],
         sigma=initial_sigmas(model),
     )
+
+
+def _device(trainer: Trainer) -> str:
+    several = f"{trainer.group.size} processes, each on " if trainer.group.size > 1 else ""
+    return several + devices.describe(trainer.device)
 
 
 def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation:
@@ -115,6 +133,15 @@ def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation
     return evaluation
 
 
+def _exported(run: Run) -> Exported:
+    """The run's float32 graphs; a model that has none is trained and finished all the same."""
+    try:
+        export(run, ["float32"])
+    except RunError as error:
+        return Exported(str(run.folder), str(error))
+    return Exported(str(run.folder), None)
+
+
 def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str, Any]:
     counters = trainer.counters
     return {
@@ -129,8 +156,10 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "source_padding": round(trainer.padding[0], 4),
+        "target_padding": round(trainer.padding[1], 4),
         "test": test.to_json() if test else None,
-        "device": devices.describe(trainer.device),
+        "device": _device(trainer),
         "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 

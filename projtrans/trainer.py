@@ -6,12 +6,14 @@ in the saved state. No update waits for the device, and none that is not finite 
 """
 
 import copy
+import json
 import math
 import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ from projtrans.events import Averaged, Halved, Initialised, Progress, RolledBack
 from projtrans.loss import TokenLoss, cross_entropy, r_drop
 from projtrans.multihead import constrain
 from projtrans.optimizer import clip, rate, set_rate, step
-from projtrans.tally import Sums
+from projtrans.tally import Counters, Sums
 from projtrans.telemetry import Statistics, attention_statistics
 from projtrans.trainstate import TrainState
 from projtrans.transformer import Transformer
@@ -71,12 +73,18 @@ class Trainer(TrainState):
                 self.average.model.load_state_dict(self.model.state_dict())
             self.report(Initialised(*found, time.perf_counter() - begun))
 
+    def follow(self) -> None:
+        """Take over the leader's weights and moving average."""
+        self.group.copy(self.model.parameters())
+        if self.average:
+            self.group.copy(self.average.model.parameters())
+
     # The loop
 
     def train(self) -> str:
         """Train to the end; returns the reason for it in words."""
         self.clock, self.saved_at = time.perf_counter(), time.perf_counter()
-        if not self.run.good_file.exists():
+        if self.group.leads and not self.run.good_file.exists():
             self.run.keep_config(config.dump(self.settings))  # a run resumed before its first state may have others
             self.save(good=True)
             if self.counters.halvings:
@@ -85,10 +93,11 @@ class Trainer(TrainState):
         while True:
             reason = self._end()
             if reason and self.counters.validated == self.counters.update:
-                self._average_candidates()
+                if self.group.leads:
+                    self._average_candidates()
                 return reason
             if self._epoch():
-                finite = self._validate()
+                finite = self._validated()
                 skipped = self._look()
                 if finite and skipped < MAX_SKIPPED:
                     self.save(good=not skipped)
@@ -97,14 +106,20 @@ class Trainer(TrainState):
             self._lap()
             self._heed_signal()
 
+    def _validated(self) -> bool:
+        """Let the leader validate, and all know what came of it: whether the loss is finite."""
+        finite = self._validate() if self.group.leads else True
+        self.counters = Counters(**json.loads(self.group.tell(json.dumps(asdict(self.counters)))))
+        return not self.group.largest(not finite)
+
     def _epoch(self) -> bool:
         """Train to the end of the epoch or of training; False where training went back to a good state instead."""
         self.model.train()
-        batches, size = self.batches(self.counters.epoch), self.accumulation
+        batches, size = self.batches(self.counters.epoch), self.together
         for first in range(self.counters.batch, len(batches), size):
             if self._out_of_updates() or self._out_of_time():
                 break
-            self.update([self.batch(indices) for indices in batches[first : first + size]])
+            self.update([self.batch(indices) for indices in self.group.share(batches[first : first + size])])
             self.counters.batch = min(first + size, len(batches))
             if not self._tick():
                 return False
@@ -117,10 +132,17 @@ class Trainer(TrainState):
     def update(self, batches: Sequence[Batch]) -> None:
         """One step of the optimiser on the mean gradient of all positions that the batches count.
 
-        Nothing here waits for the device: whether loss and gradient are finite is found there, and acted upon there.
+        A single process never waits for the device here: whether loss and gradient are finite is found there, and
+        acted upon there.
         """
         set_rate(self.optimizer, self._rate(self.counters.update + 1))
-        loss, gathered = self._gradient(batches)
+        self.group.seed(self.training.seed, self.counters.update)
+        (positions,) = self.group.total([sum(self._positions(batch) for batch in batches)])
+        loss, gathered = self._gradient(batches, positions)
+        if self.group.size > 1:
+            self.group.add_gradients(self.model.parameters())
+            total, *sums = self.group.total([float(loss), *gathered.values()])
+            loss, gathered = torch.tensor(total, device=self.device), Sums(*sums)
         self.window.norm = clip(self.model.parameters(), self.training.clip_norm)
         self.counters.update += 1
         skip = self.skips.judge(loss, self.window.norm)
@@ -134,13 +156,13 @@ class Trainer(TrainState):
     def _rate(self, update: int) -> float:
         return 0.5**self.counters.rollbacks * rate(self.training, update, self.last_update)
 
-    def _gradient(self, batches: Sequence[Batch]) -> tuple[Tensor, Sums]:
-        """Leave the gradient of the mean loss of all positions; where memory is short, from halves of the batches."""
+    def _gradient(self, batches: Sequence[Batch], positions: float) -> tuple[Tensor, Sums]:
+        """Leave the gradient of the loss over `positions`; where memory is short, from halves of the batches."""
         while True:
             generators, tried = random_tensors(self.device), list[Batch]()
             parts = 2 ** (self.counters.halvings - self.counters.halved)
             try:
-                return self._accumulate([part for batch in batches for part in batch.parts(parts)], tried)
+                return self._accumulate([part for batch in batches for part in batch.parts(parts)], positions, tried)
             except (RuntimeError, MemoryError) as error:
                 if not devices.out_of_memory(error):
                     raise
@@ -148,10 +170,9 @@ class Trainer(TrainState):
             restore_random(self.device, generators)
             self._halve(tried[-1])
 
-    def _accumulate(self, batches: Sequence[Batch], tried: list[Batch]) -> tuple[Tensor, Sums]:
+    def _accumulate(self, batches: Sequence[Batch], positions: float, tried: list[Batch]) -> tuple[Tensor, Sums]:
         """The same without a second try; `tried` gets every batch that is begun."""
         gathered, total = Sums(), torch.zeros((), device=self.device)
-        positions = sum(self._positions(batch) for batch in batches)
         for batch in batches:
             tried.append(batch)
             batch = batch.to(self.device)
@@ -210,15 +231,16 @@ class Trainer(TrainState):
         self.counters.training_seconds += self.clock - begun if updating else 0.0
 
     def _heed_signal(self) -> None:
-        number = self.stop_signal()
-        if number is not None:
+        number = self.group.largest(self.stop_signal() or 0)
+        if number:
             self.save()
-            again = f"projtrans train --resume --run {shlex.quote(str(self.run.folder))}"
+            self.group.wait()  # who ends takes the others along
+            again = f"{self.group.command} train --resume --run {shlex.quote(str(self.run.folder))}"
             raise Interrupted(f"stopped at update {self.counters.update}; go on with: {again}", number)
 
     def _report_progress(self) -> None:
         counters, sums = self.counters, self.window.take()
-        if not sums.pieces:  # no update since the last report, or only skipped ones
+        if not (sums.pieces and self.group.leads):  # no update since the last report, or only skipped ones
             return
         counters.sums = [a + b for a, b in zip(counters.sums, sums.values(), strict=True)]
         progress = Progress(
@@ -240,17 +262,20 @@ class Trainer(TrainState):
     def probe(self) -> None:
         """Run the largest batch forward and backward and throw its gradient away: what does not fit shows at once."""
         generators, heads, width = random_tensors(self.device), self.settings.model.heads, self.settings.model.width
-        longest = (self.layout.max_length, self.layout.max_length)
-        lengths = self.lengths if self.layout.mask_padding else [longest] * len(self.lengths)
+        lengths_N2 = self.examples_of(self.counters.epoch).lengths
+        if not self.layout.mask_padding:
+            lengths_N2 = np.full_like(lengths_N2, self.layout.max_length)
         batches = self.batches(self.counters.epoch)
-        largest = heaviest(batches, lengths, by_length=self.training.by_length, width=width, heads=heads)
+        largest = heaviest(batches, lengths_N2, by_length=self.training.by_length, width=width, heads=heads)
         # The optimiser will hold two numbers a weight; after an update they are there, and before it no memory is.
         moments = [] if self.optimizer.state else [torch.empty_like(p) for p in [*self.model.parameters()] * 2]
         self.model.train()
-        self._gradient([self.batch(largest)])
+        batch = self.batch(largest)
+        self._gradient([batch], self._positions(batch))
         del moments
         self.optimizer.zero_grad()
         restore_random(self.device, generators)
+        self.counters.halvings = self.group.largest(self.counters.halvings)
         if not self.counters.batch:
             self._take_halves()
 
@@ -291,6 +316,7 @@ class Trainer(TrainState):
                 f"training diverged: {reason} at update {lost.update}, after {MAX_ROLLBACKS} returns to a good state "
                 "with half the learning rate each; lower training.learning_rate or set training.precision=fp32"
             )
+        self.group.wait()  # the leader has written it
         self._put(load_state(self.run, self.run.good_file))
         kept = ("skipped", "halvings", "seconds", "training_seconds")
         self.counters = replace(
@@ -418,12 +444,14 @@ class Trainer(TrainState):
         return None
 
     def _out_of_updates(self) -> bool:
-        return self.counters.update >= self.last_update
+        """With dropout of subwords epochs differ in their updates: last_update is what the first one makes expect."""
+        counters, training = self.counters, self.training
+        return counters.epoch >= training.epochs or counters.update >= (training.updates or math.inf)
 
     def _out_of_time(self) -> bool:
-        """Whether the minutes are over; the first update is made however few they are."""
-        minutes, counters = self.training.minutes, self.counters
-        return minutes is not None and counters.update > 0 and counters.seconds >= 60 * minutes
+        if self.training.minutes is None or not self.counters.update:  # the first update is made in any case
+            return False
+        return bool(self.group.largest(self.group.leads and self.counters.seconds >= 60 * self.training.minutes))
 
     def _save_best(self, model: Transformer, loss: float, sample_bleu: float) -> None:
         record = {"update": self.counters.update, "valid_loss": loss, "valid_bleu": sample_bleu, "version": __version__}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from projtrans import config, files
-from projtrans.batching import Batch, epoch
+from projtrans.batching import Batch, Batches, Examples, epoch, padding
 from projtrans.checkpoint import (
     State,
     below,
@@ -32,9 +32,11 @@ from projtrans.checkpoint import (
     save_state,
 )
 from projtrans.corpus import Pair
-from projtrans.errors import DataError, RunError
+from projtrans.distributed import ALONE, Group
+from projtrans.encoding import sample
+from projtrans.errors import ConfigError, DataError, RunError
 from projtrans.evaluate import encode
-from projtrans.events import Changed, Halved, Recovered, Report, RolledBack, Skipped, Trouble
+from projtrans.events import Changed, Halved, Recovered, Report, RolledBack, Sampling, Skipped, Trouble
 from projtrans.optimizer import Average, build_optimizer
 from projtrans.run import Run
 from projtrans.settings import ORDER, Config, differing, flat
@@ -58,18 +60,22 @@ class TrainState:
         valid: Sequence[Pair],
         device: torch.device,
         report: Report,
+        group: Group = ALONE,
     ) -> None:
+        self.group = group
         self.settings, self.training = settings, settings.training
         self.run, self.device, self.report = run, device, report
-        self.tokenizer, self.valid = tokenizer, valid
+        self.tokenizer, self.pairs, self.valid = tokenizer, train, valid
         self.layout = layout_of(tokenizer, settings.corpus, settings.model)
         self.examples = encode(tokenizer, self.layout, train, cut=settings.corpus.overlong == "cut")
+        self.sampled: tuple[int, Examples] | None = None  # an epoch with dropout of subwords
         self.left_out = len(train) - len(self.examples)
         if not self.examples:
             raise DataError(
                 f"corpus.max_length: {settings.corpus.max_length} leaves none of {len(train)} training pairs; raise it"
             )
-        self.lengths = [(len(example.source), len(example.target)) for example in self.examples]
+        if self.training.subword_dropout:
+            tokenizer.check_sampling()
         torch.manual_seed(self.training.seed)
         self.model = build_model(settings.model, settings.corpus, tokenizer).to(device)
         self.optimizer = build_optimizer(self.model, self.training)
@@ -83,7 +89,11 @@ class TrainState:
     # State
 
     def save(self, *, good: bool = False) -> None:
-        """Write the complete state, and let runs/latest point here; good: it is one to go back to."""
+        """Write the complete state, and let runs/latest point here; good: it is one to go back to.
+
+        The leader's is everyone's."""
+        if not self.group.leads:
+            return
         tensors = named("model", dict(self.model.named_parameters()))
         if self.average:
             tensors |= named("average", dict(self.average.model.named_parameters()))
@@ -100,6 +110,7 @@ class TrainState:
             "good": good,
             "metrics_bytes": self.run.metrics_bytes,
             "tokenizer": self.tokenizer.checksum,
+            "processes": self.group.size,
             "pairs": self.fingerprint,
             "settings": flat(config.dump(self.settings)),
         }
@@ -119,11 +130,12 @@ class TrainState:
     @cached_property
     def fingerprint(self) -> int:
         """A number that other training pairs would not have: their lengths in order, in 32 bits."""
-        return zlib.crc32(np.asarray(self.lengths, dtype=np.int32).tobytes())
+        return zlib.crc32(self.examples.lengths.astype(np.int32).tobytes())
 
     def restore(self) -> None:
         """Go back to the last complete state; to the last good one, and say so, where that is damaged."""
-        self.run.remove_leftovers()
+        if self.group.leads:
+            self.run.remove_leftovers()
         state, damage = self._last_state()
         if state.record["tokenizer"] != self.tokenizer.checksum:
             raise DataError(f"run {self.run.folder}: was trained with another tokenizer than the data folder's")
@@ -132,11 +144,16 @@ class TrainState:
                 f"run {self.run.folder}: was trained on other training pairs than the data folder's; name its own with "
                 "--data DIR, or train anew under another --run DIR"
             )
+        if state.record["processes"] != self.group.size:
+            trained = Group(size=state.record["processes"]).command
+            raise ConfigError(f"run {self.run.folder}: begun as {trained} train; another number changes its batches")
         self._put(state)
-        self.run.truncate_metrics(state.record["metrics_bytes"])
+        self.group.wait()  # all have read it
+        if self.group.leads:
+            self.run.truncate_metrics(state.record["metrics_bytes"])
         if damage:
             self._tell(Recovered(damage, self.counters.update))
-        elif state.record["good"]:  # it may have been killed between the two
+        elif state.record["good"] and self.group.leads:  # it may have been killed between the two
             files.link(self.run.state_file, self.run.good_file)
             self._prune()
         self._change(state.record["settings"])
@@ -155,7 +172,6 @@ class TrainState:
         """Put everything that moves where the state has it."""
         record, source = state.record, self.run.state_file
         self.counters = Counters(**record["counters"])
-        self.counters.candidates = [(update, score) for update, score in self.counters.candidates]
         load_weights(self.model, below("model", state.tensors), source)
         if self.average:
             load_weights(self.average.model, below("average", state.tensors), source)
@@ -178,6 +194,8 @@ class TrainState:
             counters.sums, self.window.sums = list(Sums().values()), Sums()
             self._replan()
         self._tell(Changed(counters.update, changed))
+        if not self.group.leads:
+            return
         kept = self.run.raw_config
         self.run.keep_config(config.dump(self.settings))  # first: the state still knows what is new about it
         try:
@@ -191,8 +209,10 @@ class TrainState:
     def _plan(self) -> None:
         """How many updates an epoch has, and which one will be the last."""
         counters, training = self.counters, self.training
-        self.accumulation = self._sizes(counters.halved)[2]
-        self.per_epoch = math.ceil(len(self.batches(0)) / self.accumulation)
+        first = self.batches(0)
+        self.together = self._sizes(counters.halved)[2] * self.group.size  # batches an update, of all processes
+        self.per_epoch = math.ceil(len(first) / self.together)
+        self.padding = padding(first, self.examples_of(0).lengths, self.layout)
         last = counters.planned_update + self.per_epoch * (training.epochs - counters.planned_epoch)
         self.last_update = min(last, training.updates or 2**62)
 
@@ -202,11 +222,11 @@ class TrainState:
         sentences = training.batch_sentences and max(1, training.batch_sentences >> halvings)
         return max(1, training.batch_tokens >> halvings), sentences, training.accumulation << halvings
 
-    def batches(self, number: int) -> list[list[int]]:
+    def batches(self, number: int) -> Batches:
         """The examples of every batch of epoch `number`."""
         training, (tokens, sentences, _) = self.training, self._sizes(self.counters.halved)
         return epoch(
-            self.lengths,
+            self.examples_of(number).lengths,
             tokens=tokens,
             sentences=sentences,
             by_length=training.by_length,
@@ -215,11 +235,30 @@ class TrainState:
         )
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Those examples as one batch."""
-        return self.layout.batch([self.examples[i] for i in indices])
+        """Those examples of the current epoch as one batch."""
+        examples = self.examples_of(self.counters.epoch)
+        return self.layout.batch([examples[i] for i in indices])
+
+    def examples_of(self, number: int) -> Examples:
+        """The training pairs in pieces, where subwords are dropped as epoch `number` has them."""
+        training, total = self.training, len(self.pairs)
+        if not training.subword_dropout:
+            return self.examples
+        if self.sampled is None or self.sampled[0] != number:
+            sides = sample(
+                self.tokenizer,
+                self.pairs,
+                training.subword_dropout,
+                training.seed,
+                number,
+                lambda done: self.report(Sampling(done, total)),
+            )
+            self.sampled = number, Examples(self.layout, *sides, cut=self.settings.corpus.overlong == "cut")
+        return self.sampled[1]
 
     def _take_halves(self) -> None:
         """At the beginning of an epoch: make its batches of the size that memory has turned out to have room for."""
+        self.counters.halvings = self.group.largest(self.counters.halvings)
         if self.counters.halved != self.counters.halvings:
             self._replan()
 
@@ -234,7 +273,7 @@ class TrainState:
     def _tell(self, event: Trouble) -> None:
         """Report the event, and log it where there is a state that knows how long the log was before."""
         self.report(event)
-        if self.run.has_begun:
+        if self.run.has_begun and self.group.leads:
             self._log(event)
 
     def _log(self, event: Trouble) -> None:

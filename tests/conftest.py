@@ -53,6 +53,7 @@ TINY: dict[str, Any] = {
         "patience": None,
         "validation_sentences": 1000,
         "precision": "fp32",
+        "export": False,
     },
 }
 """The configuration of the toy models; the validation sample is the whole split."""

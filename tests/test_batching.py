@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projtrans.batching import Batch, Example, Layout, bucket, epoch, fixed_batches
+from projtrans.batching import Batch, Example, Examples, Layout, bucket, epoch, fixed_batches, padding
+from projtrans.encoding import Ragged
 
 PAD, BOS, EOS = 0, 1, 2
 Lengths = list[tuple[int, int]]
@@ -87,7 +88,41 @@ BUCKETS = [
 def test_where_a_batch_ends(
     reason: str, lengths: Lengths, tokens: int, sentences: int | None, expected: list[list[int]]
 ) -> None:
-    assert bucket(lengths, tokens=tokens, sentences=sentences) == expected, reason
+    assert list(bucket(lengths, tokens=tokens, sentences=sentences)) == expected, reason
+
+
+def bucket_slowly(lengths: Lengths, tokens: int, sentences: int | None) -> list[list[int]]:
+    """The definition: ascending examples, each into the last batch if that may hold one more of its length."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (max(lengths[i]), lengths[i], i)):
+        room = batches and len(batches[-1]) < (sentences or math.inf)
+        if room and (len(batches[-1]) + 1) * max(lengths[index]) <= tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+@given(some_lengths, token_budgets, sentence_budgets)
+def test_buckets_are_those_of_their_definition(lengths: Lengths, tokens: int, sentences: int | None) -> None:
+    assert list(bucket(lengths, tokens=tokens, sentences=sentences)) == bucket_slowly(lengths, tokens, sentences)
+
+
+@given(some_lengths, token_budgets, sentence_budgets, st.booleans(), st.integers(0, 10**6), st.integers(0, 10**3))
+def test_an_epoch_is_the_one_of_its_definition(
+    lengths: Lengths, tokens: int, sentences: int | None, by_length: bool, seed: int, number: int
+) -> None:
+    """The order of the data belongs to a seed for good: a run would not go on as it began if it changed."""
+    random = np.random.Generator(np.random.PCG64([seed, number]))
+    order = random.permutation(len(lengths)).tolist()
+    size = sentences or max(1, tokens // max(map(max, lengths), default=1))
+    expected = [order[first : first + size] for first in range(0, len(order), size)]
+    if by_length:
+        slowly = bucket_slowly([lengths[i] for i in order], tokens, sentences)
+        expected = [[order[i] for i in slowly[batch]] for batch in random.permutation(len(slowly))]
+    batches = epoch(lengths, tokens=tokens, sentences=sentences, by_length=by_length, seed=seed, number=number)
+    assert list(batches) == expected == batches[:]
+    assert (batches[1:-1], len(batches)) == (expected[1:-1], len(expected))
 
 
 def realistic(count: int, seed: int = 1) -> Lengths:
@@ -144,7 +179,7 @@ def test_an_epoch_is_a_function_of_its_arguments_and_each_has_another_order(
     lengths = realistic(400)
 
     def order(seed: int, number: int) -> list[list[int]]:
-        return epoch(lengths, tokens=128, sentences=16, by_length=by_length, seed=seed, number=number)
+        return list(epoch(lengths, tokens=128, sentences=16, by_length=by_length, seed=seed, number=number))
 
     torch.manual_seed(seed)
     first = order(seed, number)
@@ -247,12 +282,41 @@ def test_empty_sources_have_one_position_at_least_and_nothing_real(mask_padding:
     assert mask is None or mask.tolist() == [[False, False], [True, True]]
 
 
+def examples_of(lay: Layout, texts: Sequence[tuple[list[int], list[int]]], *, cut: bool = True) -> Examples:
+    sources, targets = (Ragged.of([text[side] for text in texts]) for side in (0, 1))
+    return Examples(lay, sources, targets, cut=cut)
+
+
+@given(pairs, st.integers(1, 12), st.booleans())
+def test_examples_are_those_of_the_layout(texts: list[tuple[list[int], list[int]]], max_length: int, cut: bool) -> None:
+    lay = layout(max_length)
+    kept = [text for text in texts if cut or lay.fits(*text)]
+    examples = examples_of(lay, texts, cut=cut)
+    assert list(examples) == [lay.example(*text) for text in kept] == examples[:]
+    assert examples.lengths.tolist() == [[len(example.source), len(example.target)] for example in examples]
+    assert [texts[row] for row in examples.rows] == kept
+
+
+@given(pairs, token_budgets, st.booleans())
+def test_padding_is_what_the_batches_hold(
+    texts: list[tuple[list[int], list[int]]], tokens: int, mask_padding: bool
+) -> None:
+    lay = layout(mask_padding=mask_padding)
+    examples = examples_of(lay, texts)
+    batches = epoch(examples.lengths, tokens=tokens, sentences=None, by_length=True, seed=1, number=0)
+    sides = [(b.source_BS, b.target_out_BT) for b in (lay.batch([examples[i] for i in batch]) for batch in batches)]
+    shares = [
+        float(sum((t == PAD).sum() for t in side) / sum(t.numel() for t in side)) for side in zip(*sides, strict=True)
+    ]
+    assert padding(batches, examples.lengths, lay) == pytest.approx(tuple(shares))
+
+
 @given(pairs, st.integers(1, 60), st.booleans())
 def test_fixed_batches_hold_every_example_once_with_its_index(
     texts: list[tuple[list[int], list[int]]], tokens: int, mask_padding: bool
 ) -> None:
     lay = layout(10, mask_padding=mask_padding)
-    examples = [lay.example(source, target) for source, target in texts]
+    examples = examples_of(lay, texts)
     seen = []
     for indices, batch in fixed_batches(examples, lay, tokens):
         seen += indices

@@ -16,12 +16,12 @@ from conftest import Toy, cli, done
 from projtrans import compare, config, evaluate, report
 from projtrans.compare import ENGLISH, SPANISH, UNTIMED, open_runs, time_ratios
 from projtrans.corpus import CorpusConfig, Pair
+from projtrans.decoding import DecodingConfig
 from projtrans.errors import ConfigError
 from projtrans.evaluate import Evaluation, Score, check_bootstrap_seed, kept, paired_bootstrap
 from projtrans.files import write_lines
 from projtrans.prepare import read_split
 from projtrans.run import Run
-from projtrans.search import DecodingConfig
 from projtrans.settings import Config, flat
 from projtrans.sides import Side, Spread
 

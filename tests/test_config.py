@@ -21,8 +21,8 @@ from projtrans import config
 from projtrans.attention import AttentionConfig, ProjectionConfig, SigmaConfig, StandardConfig
 from projtrans.config import assign, build, describe, dump, find, put, read_yaml, shipped_names, to_yaml
 from projtrans.corpus import CorpusConfig
+from projtrans.decoding import DecodingConfig
 from projtrans.errors import ConfigError
-from projtrans.search import DecodingConfig
 from projtrans.settings import Config, TrainingConfig
 from projtrans.transformer import EmbeddingsConfig, ModelConfig
 
@@ -97,6 +97,8 @@ def sections(draw: st.DrawFn, section: Any) -> Any:
         drawn["training"] = dataclasses.replace(drawn["training"], padding_in_loss=False)
     if section is Config and not any(value for name, value in vars(drawn["model"]).items() if "dropout" in name):
         drawn["training"] = dataclasses.replace(drawn["training"], r_drop=None)
+    if section is Config and drawn["corpus"].tokenizer == "word":
+        drawn["training"] = dataclasses.replace(drawn["training"], subword_dropout=0.0)
     return section(**drawn)
 
 
@@ -263,6 +265,12 @@ TOGETHER = [
         "model.dropout",
     ),
     ("one weight to average", {"training": {"average_checkpoints": 1}}, "training.average_checkpoints: ", "≥ 2"),
+    (
+        "no subwords to drop",
+        {"corpus": {"tokenizer": "word"}, "training": {"subword_dropout": 0.1}},
+        "training.subword_dropout: ",
+        "word tokenizer has no subwords",
+    ),
     ("random batches of no size", {"training": {"by_length": False}}, "training.by_length: ", "batch_sentences"),
     (
         "a window without co-occurrences",

@@ -19,19 +19,19 @@ modules = pytest.mark.parametrize("name", NAMES)
 # A file imports only files of rows above its own; the files of one row never import each other.
 LAYERS = [
     ["errors"],
-    ["config", "files", "device", "inflection", "frames", "products"],
-    ["lexicon", "multihead", "cooccurrence", "loss", "optimizer", "search", "tokenizer", "corpus", "tatoeba"],
-    ["phrasebook", "attention", "batching"],
-    ["transformer", "tally", "telemetry"],
-    ["run"],
-    ["checkpoint"],
-    ["translate"],
-    ["evaluate", "prepare", "settings", "arithmetic", "__init__"],
+    ["config", "files", "device", "distributed", "inflection", "frames", "products"],
+    ["lexicon", "multihead", "cooccurrence", "loss", "optimizer", "decoding", "tokenizer", "corpus", "tatoeba"],
+    ["phrasebook", "attention", "encoding", "manifest", "search", "numpy_search"],
+    ["transformer", "tally", "batching", "translation"],
+    ["run", "telemetry"],
+    ["checkpoint", "onnx_engine"],
+    ["translate", "export"],
+    ["engine", "evaluate", "prepare", "settings", "arithmetic", "__init__"],
     ["events", "launch", "sides"],
     ["trainstate", "compare", "figure", "tensorboard"],
     ["trainer"],
     ["train", "preview"],
-    ["console", "options", "report"],
+    ["console", "options", "report", "streams"],
     ["prompt"],
     ["cli"],
     ["__main__"],
@@ -46,9 +46,11 @@ TENSOR_WING = {
     "telemetry",
     "loss",
     "optimizer",
+    "decoding",
     "search",
+    "numpy_search",
 }
-TEXT_WING = {"tokenizer", "corpus", "tatoeba", "phrasebook", "lexicon", "inflection", "frames"}
+TEXT_WING = {"tokenizer", "corpus", "encoding", "manifest", "tatoeba", "phrasebook", "lexicon", "inflection", "frames"}
 MOST_LINES_OF_A_FILE = 500
 MOST_LINES_OF_A_FUNCTION = 80
 
@@ -116,13 +118,15 @@ ONLY_IN = [
     ("click", set(), "Typer bundles it: its errors would not be ours"),
     ("sentencepiece", {"tokenizer"}, "one tokenizer"),
     ("sacrebleu", {"evaluate"}, "one score"),
+    ("onnxruntime", {"onnx_engine", "export"}, "an optional extra"),
+    ("onnx", {"export"}, "an optional extra"),
     ("matplotlib", {"figure"}, "an optional extra"),
     ("tensorboard", set(), "an optional extra, reached through torch, in tensorboard.py"),
     ("safetensors", {"checkpoint"}, "one format of weights"),
     ("yaml", {"config", "frames", "lexicon"}, "settings, and the two halves of the bundled corpus"),
     ("pickle", set(), "nothing is unpickled"),
     ("argparse", set(), "Typer parses"),
-    ("logging", set(), "events are typed and go through a callable"),
+    ("logging", {"export"}, "events are typed and go through a callable; others' are silenced"),
 ]
 
 
@@ -218,7 +222,7 @@ def test_importing_a_file_does_nothing_but_define(name: str) -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    assert projtrans.__all__ == ["ProjtransError", "Translator", "__version__"]
+    assert projtrans.__all__ == ["OnnxTranslator", "ProjtransError", "Translator", "__version__"]
     for name in projtrans.__all__:
         assert getattr(projtrans, name) is not None
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", projtrans.__version__)

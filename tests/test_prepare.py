@@ -71,20 +71,25 @@ def test_the_folder_holds_what_the_manifest_says(tmp_path: Path, kind: str) -> N
     manifest = prepare.prepare(config, folder, report=events.append)
     models = ["tokenizer.src.model", "tokenizer.tgt.model"] if kind == "word" else ["tokenizer.model"]
     texts = [f"{name}.{side}" for name in corpus.SPLITS for side in ("src", "tgt")]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(["manifest.json", *models, *texts])
+    encodings = [f"{name}.ids" for name in corpus.SPLITS]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["manifest.json", *models, *texts, *encodings])
     assert manifest.files == {name: files.checksum(folder / name) for name in [*models, *texts]}
     assert prepare.load_manifest(folder) == manifest
     assert manifest.config == config
     assert list((tmp_path / "data").iterdir()) == [folder]
-    assert events
-    assert all(isinstance(event, prepare.Stage) for event in events)
+    stages = [event.text.split()[0] for event in events if isinstance(event, prepare.Stage)]
+    assert stages == ["reading", "splitting", "training", "writing", "encoding"]
+    counted = [event for event in events if isinstance(event, prepare.Working)]
+    assert len(events) == len(stages) + len(counted)
+    assert all(event.total is None or 0 < event.done <= event.total for event in counted)
 
 
 def test_the_splits_are_those_of_the_corpus(tmp_path: Path) -> None:
     manifest = prepare.prepare(CONFIG, tmp_path / "data")
     read = {name: prepare.read_split(tmp_path / "data", name) for name in corpus.SPLITS}
     assert sorted(pair for pairs in read.values() for pair in pairs) == sorted(PAIRS)
-    assert read["test"] == corpus.split(PAIRS, [pair.source[:11] for pair in PAIRS], "grouped", 1).test
+    labels = corpus.labels(pair.source[:11] for pair in PAIRS)
+    assert read["test"] == list(corpus.split(corpus.collect(PAIRS, "pairs"), labels, "grouped", 1).test)
     assert dataclasses.asdict(manifest.splits) == {
         name: {"pairs": len(pairs), "distinct_sources": len(pairs), "distinct_targets": len(pairs)}
         for name, pairs in read.items()

@@ -12,11 +12,11 @@ from conftest import KINDS, TINY, Toy, cli, done, spell
 
 from projtrans import config, figure
 from projtrans.corpus import CorpusConfig
+from projtrans.decoding import DecodingConfig
 from projtrans.errors import ConfigError, ProjtransError, RunError
 from projtrans.events import Finished, Progress, Started, Validated
 from projtrans.prepare import load_tokenizer, read_split
 from projtrans.run import Run, free_folder, open_run
-from projtrans.search import DecodingConfig
 from projtrans.settings import Config, resolve
 from projtrans.train import train
 from projtrans.transformer import ModelConfig

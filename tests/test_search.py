@@ -1,22 +1,74 @@
-"""Search against oracles: exhaustive enumeration, a slow and obvious beam search, forced rescoring, cases by hand."""
+"""Search against oracles: exhaustive enumeration, a slow and obvious beam search, forced rescoring, cases by hand.
+
+Both searches, that in torch and that in numpy, take every test.
+"""
 
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from projtrans import numpy_search
+from projtrans import search as torch_search
 from projtrans.config import build
+from projtrans.decoding import DecodingConfig, Hypothesis, length_penalty
 from projtrans.errors import ConfigError, RunError
-from projtrans.search import DecodingConfig, Hypothesis, _best_tokens, beam_search, greedy, length_penalty, search
 
 PAD, BOS, END, UNK = 0, 1, 2, 3
 BANNED = (PAD, BOS, UNK)
 IDS = {"bos_id": BOS, "eos_id": END, "banned_ids": BANNED}
 SEEDS = st.integers(0, 10**6)
 ALPHAS = st.sampled_from([0.0, 0.3, 1.0, 2.0])
+
+
+class Numpy:
+    """A Stepper of tensors as one of arrays."""
+
+    def __init__(self, stepper):
+        self.stepper = stepper
+
+    def step(self, token_BM):
+        assert isinstance(token_BM, np.ndarray)
+        return array(self.stepper.step(torch.from_numpy(token_BM)))
+
+    def select(self, sentence_B, parent_BM):
+        self.stepper.select(torch.from_numpy(sentence_B), torch.from_numpy(parent_BM))
+
+
+def array(tensor):
+    """A tensor in numpy, which has no bfloat16."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+USED = [torch_search]
+"""The search that the tests have before them."""
+
+
+@pytest.fixture(scope="module", params=[torch_search, numpy_search], ids=["torch", "numpy"], autouse=True)
+def _used(request: pytest.FixtureRequest) -> None:
+    USED[:] = [request.param]
+
+
+def called(name, stepper, limits_B, *arguments, **options):
+    [module] = USED
+    given = (Numpy(stepper), limits_B.numpy()) if module is numpy_search else (stepper, limits_B)
+    return getattr(module, name)(*given, *arguments, **options)
+
+
+def greedy(*arguments, **options):
+    return called("greedy", *arguments, **options)
+
+
+def beam_search(*arguments, **options):
+    return called("beam_search", *arguments, **options)
+
+
+def search(*arguments, **options):
+    return called("search", *arguments, **options)
 
 
 class Table:
@@ -301,17 +353,34 @@ def test_of_equals_the_lowest_id_wins(dtype):
 
 @pytest.mark.parametrize("vocabulary", [4, 2047, 2048, 2051, 8000])
 @pytest.mark.parametrize("allowed", [None, 3])
-def test_the_best_tokens_are_those_of_a_sort(vocabulary, allowed):
+@pytest.mark.parametrize("count", [6, 700])
+def test_the_best_tokens_are_those_of_a_sort(vocabulary, allowed, count):
     logits_BMV = torch.randn(3, 4, vocabulary, generator=torch.Generator().manual_seed(vocabulary))
     logits_BMV[..., allowed:][..., : vocabulary if allowed else 0] = -math.inf
-    logprob_BMK, token_BMK = _best_tokens(logits_BMV, 6, (1,))
     expected = logits_BMV.log_softmax(-1)
     expected[..., 1] = -math.inf
+    [module] = USED
+    given = logits_BMV.numpy() if module is numpy_search else logits_BMV
+    logprob_BMK, token_BMK = map(torch.as_tensor, module._best_tokens(given, count, (1,)))
     torch.testing.assert_close(
-        logprob_BMK.sort(descending=True).values.float(), expected.sort(descending=True).values[..., :6]
+        logprob_BMK.sort(descending=True).values.float(), expected.sort(descending=True).values[..., :count]
     )
-    assert torch.equal(logprob_BMK.float(), expected.gather(-1, token_BMK))
+    torch.testing.assert_close(logprob_BMK.float(), expected.gather(-1, token_BMK))
     assert (token_BMK.diff() > 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, beam_size=st.integers(1, 5), alpha=ALPHAS, data=st.data())
+def test_both_searches_find_the_same(seed, beam_size, alpha, data):
+    """The scores too, since the table is float64 here: beyond the rounding of a sum over the vocabulary."""
+    table, limits_B = Table(seed, vocabulary=12), torch.tensor(data.draw(st.lists(st.integers(1, 9), min_size=1)))
+    config = DecodingConfig(beam_size=beam_size, length_penalty=alpha)
+    sentences = list(range(len(limits_B)))
+    theirs = torch_search.search(TableStepper(table, sentences), limits_B, config, **IDS, n_best=beam_size)
+    ours = numpy_search.search(Numpy(TableStepper(table, sentences)), limits_B.numpy(), config, **IDS, n_best=beam_size)
+    for our, their in zip(itertools.chain(*ours), itertools.chain(*theirs), strict=True):
+        assert (our.tokens, our.finished) == (their.tokens, their.finished)
+        assert our.token_scores == pytest.approx(their.token_scores, abs=1e-12)
 
 
 def test_finished_sentences_leave_the_batch():
@@ -344,7 +413,7 @@ def test_logits_that_are_not_finite_are_an_error(beam_size):
 
 def test_settings_have_ranges_and_give_the_maximum_length():
     config = build(DecodingConfig, {"max_length_ratio": 1.5, "max_length_offset": 5})
-    assert config.max_length(torch.tensor([1, 2, 11])).tolist() == [6, 8, 21]
+    assert [config.max_length(pieces) for pieces in (1, 2, 11)] == [6, 8, 21]
     for key, value in {"beam_size": 0, "length_penalty": -0.1, "max_length_offset": 0}.items():
         with pytest.raises(ConfigError, match=f"decoding.{key}: .* out of range"):
             build(DecodingConfig, {key: value}, "decoding")

@@ -226,3 +226,56 @@ def test_a_model_with_other_special_ids_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(RunError, match=r"special ids .* are \(-1, 0, 1, 2\), not \(0, 1, 2, 3\)"):
         Tokenizer.load(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- sampling
+
+
+@pytest.mark.parametrize("kind", SUBWORDS)
+@given(anything, st.floats(0.01, 1), st.integers(0, 2**31 - 1))
+@example("e\u0301 \u2028 \x85 \ufb01 \u212b \u2581low \ud800 <s>", 0.5, 7)
+def test_samples_spell_the_text_and_come_again(kind: str, text: str, dropout: float, seed: int) -> None:
+    tokenizer = TRAINED[kind]
+    (source,), (target,) = (
+        tokenizer.sample_source([text], dropout, [seed]),
+        tokenizer.sample_target([text], dropout, [seed]),
+    )
+    assert tokenizer.decode_target([target]) == [normal_form(text, kind)]
+    assert source == [*target, tokenizer.eos_id]
+    tokenizer.sample_target(["anything", text], 0.7, [seed + 1, seed + 2])
+    assert tokenizer.sample_target(["before", text], dropout, [3, seed])[1] == target
+
+
+@pytest.mark.parametrize("kind", SUBWORDS)
+def test_seeds_segment_differently(kind: str) -> None:
+    found = TRAINED[kind].sample_target([SOURCES[0]] * 200, 0.3, range(200))
+    assert len(set(map(tuple, found))) > (100 if kind == "bpe" else 2)
+
+
+def test_bpe_leaves_out_every_merge_or_none() -> None:
+    tokenizer = TRAINED["bpe"]
+    assert tokenizer.sample_target(SOURCES, 0.0, range(len(SOURCES))) == tokenizer.encode_target(SOURCES)
+    for ids in tokenizer.sample_target(SOURCES[:20], 1.0, range(20)):
+        assert all(len(piece) == 1 for piece in tokenizer.pieces_target(ids))
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.3, 0.6])
+def test_bpe_leaves_out_a_merge_with_the_probability_asked_for(dropout: float) -> None:
+    """Two merges in a row make the one word of this language: it stays whole with probability (1 - p)²."""
+    tokenizer = Tokenizer.train("bpe", ["ab"] * 10, ["ab"] * 10, 4 + 256 + 5)
+    (whole,) = tokenizer.encode_target(["ab"])
+    assert tokenizer.pieces_target(whole) == ["▁ab"]
+    merged = [piece for piece in tokenizer.pieces_target(range(4 + 256, tokenizer.target_size)) if len(piece) > 1]
+    assert len(merged) == 2, merged
+    count = 4000
+    kept = tokenizer.sample_target(["ab"] * count, dropout, range(count)).count(whole) / count
+    expected = (1 - dropout) ** 2
+    assert abs(kept - expected) < 5 * (expected * (1 - expected) / count) ** 0.5
+
+
+def test_a_sentencepiece_that_cannot_repeat_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    TRAINED["bpe"].check_sampling()
+    TRAINED["unigram"].check_sampling()
+    monkeypatch.setattr(sentencepiece, "set_random_generator_seed", lambda seed: None)  # 0.2.0 heeds the first only
+    with pytest.raises(ConfigError, match=r"training\.subword_dropout: SentencePiece \S+ cannot repeat its samples"):
+        TRAINED["bpe"].check_sampling()

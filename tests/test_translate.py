@@ -230,7 +230,7 @@ def test_a_score_is_that_of_forced_rescoring(translator: Translator, sentences: 
             memory = model.encode(torch.tensor([source]), None)
             (hypotheses,) = search(
                 _Decoder(model, memory, 1),
-                decoder.decoding.max_length(torch.tensor([len(source)])),
+                torch.tensor([decoder.decoding.max_length(len(source))]),
                 decoder.decoding,
                 bos_id=layout.bos_id,
                 eos_id=layout.eos_id,

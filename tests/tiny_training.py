@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from projtrans.config import build
+from projtrans.decoding import DecodingConfig
 from projtrans.loss import cross_entropy
 from projtrans.multihead import constrain
 from projtrans.optimizer import OptimizerConfig, build_optimizer, clip, rate, set_rate
-from projtrans.search import DecodingConfig, search
+from projtrans.search import search
 from projtrans.transformer import ModelConfig, Transformer
 from projtrans.translate import _Decoder
 

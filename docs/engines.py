@@ -1,0 +1,135 @@
+"""Both engines on one trained run: start, latency of a sentence, throughput of a file, the same lines, BLEU.
+
+    python docs/engines.py RUN DATA [--lines 3000] [--beams 1,5] [--starts 9] [--threads 1]
+
+RUN has to be exported in float32 and int8. Every time is printed twice: as the clock has it, and as the processor time
+of this process, which other work on the machine disturbs less.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from projtrans.cli import tune_allocator
+
+tune_allocator()  # before torch is imported, as the command line does
+
+import numpy as np  # noqa: E402
+import sacrebleu  # noqa: E402
+import torch  # noqa: E402
+
+from projtrans.onnx_engine import OnnxTranslator, _Decoder  # noqa: E402
+from projtrans.prepare import read_split  # noqa: E402
+from projtrans.run import open_run  # noqa: E402
+from projtrans.translate import Translator  # noqa: E402
+from projtrans.translation import SentenceTranslator  # noqa: E402
+
+ENGINES = [("torch", []), ("onnx float32", ["--precision", "float32"]), ("onnx int8", ["--precision", "int8"])]
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What the work returns, its seconds, and those of the processor."""
+    clock, processor = time.perf_counter(), time.process_time()
+    result = work()
+    return result, time.perf_counter() - clock, time.process_time() - processor
+
+
+def start(run: Path, options: list[str]) -> tuple[float, float]:
+    """Seconds from the start of the process to its end, and those of the processor."""
+    command = [sys.executable, "-m", "projtrans", "translate", "Let me go alone.", "--model", str(run), *options]
+    clock, before = time.perf_counter(), os.times()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - clock, processor
+
+
+def starts(run: Path, count: int, threads: int) -> None:
+    """From process start to answer."""
+    for name, options in ENGINES:
+        engine = ["--engine", "onnx" if options else "torch", "--threads", str(threads), *options]
+        times = [start(run, engine) for _ in range(count)]
+        clock, processor = (sorted(column) for column in zip(*times, strict=True))
+        print(
+            f"start {name}: median {statistics.median(clock):.2f} s (least {clock[0]:.2f}), processor "
+            f"{statistics.median(processor):.2f} s (least {processor[0]:.2f})",
+            flush=True,
+        )
+
+
+def latency(name: str, translator: SentenceTranslator, line: str, count: int = 60) -> None:
+    """One sentence, greedy."""
+    greedy = translator.with_decoding(beam_size=1)
+    times = [timed(lambda: greedy(line))[1:] for _ in range(count)]
+    clock, processor = (sorted(column) for column in zip(*times, strict=True))
+    pieces = len(translator.tokenizer.encode_target([greedy(line)])[0]) + 1
+    print(
+        f"sentence {name}: median {statistics.median(clock) * 1e3:.1f} ms (least {clock[0] * 1e3:.1f}), processor "
+        f"{statistics.median(processor) * 1e3:.1f} ms (least {processor[0] * 1e3:.1f}), {pieces} pieces",
+        flush=True,
+    )
+
+
+def parts(name: str, translator: OnnxTranslator, line: str) -> None:
+    """The graphs for one sentence, least of 200 runs."""
+    source = np.array(translator.tokenizer.encode_source([line]))
+    given = {"source": source, "mask": source != translator.tokenizer.pad_id}
+    encoder = min(timed(lambda: translator.encoder.run(None, given))[1] for _ in range(200))
+    decoder = _Decoder(translator.decoder, translator.encoder.run(None, given), given["mask"])
+    for _ in range(5):
+        decoder.step(np.array([[2]]))
+    past, steps = decoder.past, []
+    for _ in range(200):
+        decoder.past = past
+        steps.append(timed(lambda: decoder.step(np.array([[2]])))[1])
+    print(f"graphs {name}: encoder {encoder * 1e3:.2f} ms, decoder step {min(steps) * 1e3:.2f} ms", flush=True)
+
+
+def compare(translators: dict[str, SentenceTranslator], pairs: list[Any], beam_size: int) -> None:
+    """Throughput, lines that differ from torch's with their gaps, and BLEU."""
+    lines, references = [pair.source for pair in pairs], [[pair.target for pair in pairs]]
+    theirs: list[Any] = []
+    for name, translator in translators.items():
+        decoder = translator.with_decoding(beam_size=beam_size)
+        found, clock, processor = timed(lambda decoder=decoder: decoder.translate(lines))
+        theirs = theirs or found
+        gaps = [abs(a.score - b.score) for a, b in zip(found, theirs, strict=True) if a.text != b.text]
+        bleu = sacrebleu.corpus_bleu([translation.text for translation in found], references).score
+        speed = f"{len(lines) / clock:.0f} sentences/s, {len(lines) / processor:.0f} a processor second"
+        differ = f"{len(gaps)} of {len(lines)} lines differ, gaps {[round(gap, 6) for gap in gaps[:5]]}"
+        print(f"beam {beam_size} {name}: {speed}; {differ}; BLEU {bleu:.2f}", flush=True)
+
+
+def main() -> None:
+    """Parse and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--lines", type=int, default=3000)
+    parser.add_argument("--beams", default="1,5")
+    parser.add_argument("--starts", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    run, pairs = open_run(arguments.run), read_split(arguments.data, "test")[: arguments.lines]
+    starts(arguments.run, arguments.starts, arguments.threads)
+    translators: dict[str, SentenceTranslator] = {"torch": Translator.of_run(run, torch.device("cpu"))}
+    for precision in ("float32", "int8"):
+        translators[f"onnx {precision}"] = OnnxTranslator.of_run(run, precision, arguments.threads)
+    line = next(pair.source for pair in pairs if len(pair.source.split()) == 10)
+    for name, translator in translators.items():
+        latency(name, translator, line)
+        if isinstance(translator, OnnxTranslator):
+            parts(name, translator, line)
+    for beam_size in arguments.beams.split(","):
+        if arguments.lines:
+            compare(translators, pairs, int(beam_size))
+
+
+main()

@@ -1,0 +1,243 @@
+"""Greedy and beam search as search.py has them, in numpy: for an engine that shall not wait for torch.
+
+The same hypotheses with the same scores, held to it by the same tests. Sees ids, logits and scores, and knows no model.
+"""
+
+# Axes: B sentences still searched, M live hypotheses of a sentence, V vocabulary, K best next tokens of a hypothesis,
+# C candidates to continue a sentence, P places of a sentence for hypotheses of any sort, T tokens so far.
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from projtrans.decoding import DecodingConfig, Hypothesis, length_penalty
+from projtrans.errors import RunError
+
+Ints = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
+
+
+class Stepper(Protocol):
+    """`search.Stepper` with numpy's arrays."""
+
+    def step(self, token_BM: Ints) -> Floats:
+        """Unnormalised logits [B, M, V], float32 or float64, of the token after `token_BM`."""
+
+    def select(self, sentence_B: Ints, parent_BM: Ints) -> None:
+        """Keep these sentences; their slot m then continues hypothesis `parent_BM[b, m]`."""
+
+
+def search(
+    stepper: Stepper,
+    max_length_B: Ints,
+    config: DecodingConfig,
+    *,
+    bos_id: int,
+    eos_id: int,
+    banned_ids: Sequence[int],
+    n_best: int = 1,
+) -> list[list[Hypothesis]]:
+    """The hypotheses of each sentence: `greedy` for one from a beam of one, else `beam_search`."""
+    alpha = config.length_penalty
+    if config.beam_size == n_best == 1:
+        return greedy(stepper, max_length_B, bos_id=bos_id, eos_id=eos_id, banned_ids=banned_ids, alpha=alpha)
+    sizes = {"beam_size": config.beam_size, "n_best": n_best}
+    return beam_search(stepper, max_length_B, bos_id=bos_id, eos_id=eos_id, banned_ids=banned_ids, alpha=alpha, **sizes)
+
+
+def greedy(
+    stepper: Stepper, max_length_B: Ints, *, bos_id: int, eos_id: int, banned_ids: Sequence[int], alpha: float
+) -> list[list[Hypothesis]]:
+    """One hypothesis of each sentence, as `search.greedy`; raises RunError where probabilities are not finite."""
+    limits = max_length_B.tolist()
+    tokens: list[list[int]] = [[] for _ in limits]
+    scores: list[list[float]] = [[] for _ in limits]
+    live = list(range(len(limits)))
+    token_BM = np.full((len(live), 1), bos_id, dtype=np.int64)
+    while live:
+        logprob_BMK, token_BMK = _best_tokens(stepper.step(token_BM), 1, banned_ids)
+        token_BM = token_BMK[:, :, 0]
+        for sentence, score, token in zip(live, logprob_BMK.ravel().tolist(), token_BM.ravel().tolist(), strict=True):
+            tokens[sentence].append(token)
+            scores[sentence].append(score)
+        kept = [b for b, s in enumerate(live) if tokens[s][-1] != eos_id and len(tokens[s]) < limits[s]]
+        if 0 < len(kept) < len(live):
+            token_BM = token_BM[kept]
+            stepper.select(np.array(kept), np.zeros_like(token_BM))
+        live = [live[b] for b in kept]
+    return [[Hypothesis.of(*pair, eos_id, alpha)] for pair in zip(tokens, scores, strict=True)]
+
+
+def _best_tokens(logits_BMV: Floats, count: int, banned_ids: Sequence[int]) -> tuple[Doubles, Ints]:
+    """Log-probability and id [B, M, K] of the K = `count` best tokens (V if that is less), ids ascending.
+
+    Banned tokens get -inf, and the others are not renormalised. Of equals argmax takes the lowest id.
+    """
+    largest = logits_BMV.max(-1, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise RunError("search: the model's probabilities are not finite; its weights are damaged or have diverged")
+    shifted_BMV = logits_BMV - largest
+    total = np.exp(shifted_BMV).sum(-1, keepdims=True)
+    shifted_BMV[:, :, list(banned_ids)] = -math.inf
+    token_BMK = shifted_BMV.argmax(-1)[:, :, None] if count == 1 else np.sort(_top_ids(shifted_BMV, count), -1)
+    logprob_BMK = np.take_along_axis(shifted_BMV, token_BMK, -1) - np.log(total)
+    return logprob_BMK.astype(np.float64), token_BMK
+
+
+def _top_ids(x_BMV: Floats, count: int, columns: int = 512) -> Ints:
+    """The ids of the `count` largest of each row, in any order; as search.py finds them, by columns first."""
+    vocabulary = x_BMV.shape[-1]
+    if vocabulary < 4 * columns or count > columns:
+        return _largest(x_BMV, count)
+    folded = vocabulary - vocabulary % columns
+    column_BMK = _largest(x_BMV[:, :, :folded].reshape(*x_BMV.shape[:2], -1, columns).max(-2), count)
+    inside = (column_BMK[..., None] + np.arange(0, folded, columns)).reshape(*column_BMK.shape[:2], -1)
+    outside = np.broadcast_to(np.arange(folded, vocabulary), (*inside.shape[:2], vocabulary - folded))
+    id_BMC = np.concatenate([inside, outside], -1)
+    return np.take_along_axis(id_BMC, _largest(np.take_along_axis(x_BMV, id_BMC, -1), count), -1)
+
+
+def _largest(x_BMV: Floats, count: int) -> Ints:
+    """The indices of the `count` largest of each row, of all where there are no more."""
+    rest = x_BMV.shape[-1] - count
+    return x_BMV.argpartition(max(rest, 0), -1)[..., max(rest, 0) :]
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """P hypotheses of each sentence in falling order of score; the score of an empty place is -inf."""
+
+    score_BP: Doubles  # log-probability; of finished hypotheses normalised by their length
+    token_BPT: Ints  # up to the end, then anything
+    logprob_BPT: Doubles  # of each token
+
+    def at(self, *index: Ints) -> "_Paths":
+        """All hypotheses of the sentences at an index, or those at (sentence, place)."""
+        return _Paths(self.score_BP[index], self.token_BPT[index], self.logprob_BPT[index])
+
+    def pick(self, place_BP: Ints) -> "_Paths":
+        """The hypotheses of each sentence at these places."""
+        return self.at(np.arange(len(place_BP))[:, None], place_BP)
+
+    def best(self, other: "_Paths") -> "_Paths":
+        """The P best of both, where `other` has one more token; of equals those here."""
+        pad = [(0, 0), (0, 0), (0, 1)]
+        longer = (self.score_BP, np.pad(self.token_BPT, pad), np.pad(self.logprob_BPT, pad))
+        paths = _Paths(*(np.concatenate(pair, 1) for pair in zip(longer, vars(other).values(), strict=True)))
+        return paths.pick(_falling(paths.score_BP)[:, : self.score_BP.shape[1]])
+
+
+@dataclass(frozen=True)
+class _Beam:
+    """The search after T steps."""
+
+    sentence_B: Ints  # index in the batch that the caller gave
+    limit_B: Ints  # most tokens, end included
+    limit_penalty_B: Doubles  # length penalty at the limit
+    live: _Paths  # P = M
+    final: _Paths  # P = n_best: the best finished ones
+
+    def rows(self, row_B: Ints) -> "_Beam":
+        """The sentences at these indices."""
+        limits = (self.limit_B[row_B], self.limit_penalty_B[row_B])
+        return _Beam(self.sentence_B[row_B], *limits, self.live.at(row_B), self.final.at(row_B))
+
+
+def beam_search(
+    stepper: Stepper,
+    max_length_B: Ints,
+    *,
+    bos_id: int,
+    eos_id: int,
+    banned_ids: Sequence[int],
+    beam_size: int,
+    alpha: float,
+    n_best: int,
+) -> list[list[Hypothesis]]:
+    """Up to `n_best` hypotheses of each sentence, best normalised score first, as `search.beam_search` finds them.
+
+    Raises RunError where probabilities are not finite.
+    """
+    beam = _start(max_length_B, n_best, alpha)
+    token_BM = np.full((len(max_length_B), 1), bos_id, dtype=np.int64)
+    results: dict[int, list[Hypothesis]] = {}
+    while len(token_BM):
+        best = _best_tokens(stepper.step(token_BM), beam_size + 1, banned_ids)
+        beam, parent_BM = _expand(beam, *best, beam_size, eos_id, alpha)
+        moved = bool((parent_BM != np.arange(parent_BM.shape[1])).any())  # slots, or M has grown
+        stopped_B = _stopped(beam)
+        (kept,) = (~stopped_B).nonzero()
+        if len(kept) < len(stopped_B):
+            results.update(_hypotheses(beam.rows(stopped_B.nonzero()[0]), eos_id, alpha))
+            beam = beam.rows(kept)
+        if len(kept) and (moved or len(kept) < len(stopped_B)):
+            stepper.select(kept, parent_BM[kept])
+        token_BM = beam.live.token_BPT[:, :, -1]
+    return [results[sentence] for sentence in range(len(max_length_B))]
+
+
+def _start(max_length_B: Ints, n_best: int, alpha: float) -> _Beam:
+    sentences = len(max_length_B)
+    limit_penalty_B = np.array([length_penalty(limit, alpha) for limit in max_length_B.tolist()], dtype=np.float64)
+
+    def paths(places: int, score: float) -> _Paths:
+        shape = (sentences, places)
+        return _Paths(np.full(shape, score), np.zeros((*shape, 0), np.int64), np.zeros((*shape, 0), np.float64))
+
+    return _Beam(
+        np.arange(sentences), max_length_B, limit_penalty_B, live=paths(1, 0.0), final=paths(n_best, -math.inf)
+    )
+
+
+def _expand(
+    beam: _Beam, logprob_BMK: Doubles, token_BMK: Ints, beam_size: int, eos_id: int, alpha: float
+) -> tuple[_Beam, Ints]:
+    """The beam one token further, and the parent [B, M] of each new live hypothesis."""
+    flat = (len(token_BMK), -1)
+    sum_BC = (beam.live.score_BP[:, :, None] + logprob_BMK).reshape(flat)
+    order_BC = _falling(sum_BC)[:, : 2 * beam_size]  # of equals: the lower slot, then the lower id
+    parent_BC = order_BC // token_BMK.shape[-1]
+    score_BC = np.take_along_axis(sum_BC, order_BC, 1)
+    token_BC = np.take_along_axis(token_BMK.reshape(flat), order_BC, 1)
+    logprob_BC = np.take_along_axis(logprob_BMK.reshape(flat), order_BC, 1)
+    history = beam.live.pick(parent_BC)
+    token_BCT = np.concatenate([history.token_BPT, token_BC[:, :, None]], -1)
+    logprob_BCT = np.concatenate([history.logprob_BPT, logprob_BC[:, :, None]], -1)
+
+    ends_BC = token_BC == eos_id
+    place_BM = ends_BC.argsort(axis=1, kind="stable")[:, :beam_size]  # those without end first, still in order
+    live = _Paths(np.where(ends_BC, -math.inf, score_BC), token_BCT, logprob_BCT).pick(place_BM)
+    ends_BC[:, beam_size:] = False
+    normalised_BC = score_BC / length_penalty(token_BCT.shape[-1], alpha)
+    ended = _Paths(np.where(ends_BC, normalised_BC, -math.inf), token_BCT, logprob_BCT)
+    return replace(beam, live=live, final=beam.final.best(ended)), np.take_along_axis(parent_BC, place_BM, 1)
+
+
+def _falling(score_BC: Doubles) -> Ints:
+    """The order from the highest score to the lowest, equals as they stand."""
+    return (-score_BC).argsort(axis=1, kind="stable")
+
+
+def _stopped(beam: _Beam) -> NDArray[np.bool_]:
+    """Which sentences [B] are at their maximum, or have n_best finished hypotheses that no live one can pass."""
+    bound_B = beam.live.score_BP[:, 0] / beam.limit_penalty_B
+    return (beam.final.score_BP[:, -1] >= bound_B) | (beam.limit_B <= beam.live.token_BPT.shape[-1])
+
+
+def _hypotheses(beam: _Beam, eos_id: int, alpha: float) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """The index and the results of each sentence; all of them have stopped."""
+    for sentence, final, live in zip(beam.sentence_B.tolist(), _listed(beam.final), _listed(beam.live), strict=True):
+        ended = [(tokens[: tokens.index(eos_id) + 1], scores) for tokens, scores in final]
+        best = (ended + live)[: beam.final.score_BP.shape[1]]
+        yield sentence, [Hypothesis.of(tokens, scores[: len(tokens)], eos_id, alpha) for tokens, scores in best]
+
+
+def _listed(paths: _Paths) -> list[list[tuple[list[int], list[float]]]]:
+    """Tokens and their scores of the hypotheses of each sentence, empty places left out."""
+    sentences = zip(*(array.tolist() for array in vars(paths).values()), strict=True)
+    return [[(ts, ps) for score, ts, ps in zip(*places, strict=True) if score != -math.inf] for places in sentences]
