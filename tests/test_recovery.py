@@ -354,8 +354,8 @@ def test_halves_have_the_gradient_of_the_whole(bench: Bench, sets: list[str]) ->
     halved.counters.batch = 0
     whole.model.train()
     halved.model.train()
-    for first in range(0, len(whole.batches(0)), whole.accumulation):
-        indices = whole.batches(0)[first : first + whole.accumulation]
+    for first in range(0, len(whole.batches(0)), whole.together):
+        indices = whole.batches(0)[first : first + whole.together]
         whole.update([whole.batch(some) for some in indices])
         halved.update([halved.batch(some) for some in indices])
     assert halved.counters.halvings == 1
