@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from projtrans import __version__, files
 from projtrans import options as o
 from projtrans.errors import ConfigError, DataError, ProjtransError
+from projtrans.stopping import StopSignals
 
 if TYPE_CHECKING:
     from projtrans.corpus import Pair
@@ -241,7 +242,7 @@ def _train(
         if group.leads:
             console.print_preview(found)
         return
-    with _StopSignals(patient=group.size > 1) as stop_signal, console.TrainingDisplay(quiet) as display:
+    with StopSignals(patient=group.size > 1) as stop_signal, console.TrainingDisplay(quiet) as display:
         training.train(
             launched.settings,
             launched.run,
@@ -253,35 +254,6 @@ def _train(
             stop_signal=stop_signal,
             group=group,
         )
-
-
-class _StopSignals:
-    """The first SIGINT or SIGTERM is remembered, so that training can save its state; the second one stops at once.
-
-    patient: not even the second; torchrun may pass on a signal that a process has had already.
-    """
-
-    def __init__(self, patient: bool = False) -> None:
-        self.patient = patient
-        self.number: int | None = None
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.before[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> int | None:
-        return self.number
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None and not self.patient:
-            os._exit(128 + number)
-        self.number = number
 
 
 @app.command()
