@@ -118,7 +118,7 @@ def test_what_it_does_is_told_as_of_any_other() -> None:
     model = fresh({"kind": "laplace", "decay": 2.0}).double().eval()
     source, target = (side[:1] for side in pairs())
     before = torch.cat([torch.tensor([[BOS]]), target[:, :-1]], 1)
-    batch = Batch(source, source != PAD, before, target, target != PAD)
+    batch = Batch.of(source, source != PAD, before, target, target != PAD)
     found = attention_statistics(model, [batch], PAD)
     assert [sorted(values) for values in found.values()] == [["effective_keys", "entropy", "saturated", "sigma"]] * 3
     encoder = model.encoder[0].self_attention

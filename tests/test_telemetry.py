@@ -176,7 +176,7 @@ def test_looking_changes_nothing_and_leaves_nothing_behind() -> None:
     attention_statistics(model, [batch], PAD)
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.equal(model(*inputs), before)
-    beyond = Batch(torch.full((1, 2), PIECES), None, *(torch.ones(1, 2, dtype=torch.int64) for _ in range(3)))
+    beyond = Batch.of(torch.full((1, 2), PIECES), None, *(torch.ones(1, 2, dtype=torch.int64) for _ in range(3)))
     with pytest.raises(IndexError):  # a piece that the model does not have
         attention_statistics(model, [beyond], PAD)
     assert not any(module._forward_pre_hooks for module in model.modules())
