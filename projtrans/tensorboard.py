@@ -6,13 +6,13 @@ asks for it. metrics.jsonl is the record; this is a view of it.
 
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
 from projtrans.errors import ConfigError
-from projtrans.events import Event, Progress, Validated
+from projtrans.events import Event, Progress, RolledBack, Validated
 from projtrans.run import Run
 
 KINDS: dict[type, str] = {Progress: "train", Validated: "valid"}
@@ -32,17 +32,23 @@ class Board:
     """Writes every train and valid event of a run, until it is closed.
 
     Where the run goes on after a stop, what was written from the last saved update on is withdrawn, and written again
-    as far as the log has it. A run without event files so far gets those of its whole log.
+    as far as the log has it. A run without event files so far gets those of its whole log. Where training goes back to
+    a good state, what came after that is withdrawn.
     """
 
     def __init__(self, run: Run, update: int) -> None:
+        self.folder = str(run.tensorboard_folder)
+        first = update if run.tensorboard_folder.exists() else 0
+        self._open(first)
+        for record in standing(run.read_metrics()):
+            if record["update"] >= first:
+                self._write(record)
+
+    def _open(self, first: int) -> None:
+        """A file of its own for what comes; whatever other files have from update `first` on is withdrawn."""
         from torch.utils.tensorboard import SummaryWriter
 
-        first = update if run.tensorboard_folder.exists() else 0
-        self.writer = SummaryWriter(str(run.tensorboard_folder), purge_step=first)
-        for record in run.read_metrics():
-            if record["event"] in KINDS.values() and record["update"] >= first:
-                self._write(record)
+        self.writer = SummaryWriter(self.folder, purge_step=first)
 
     def __enter__(self) -> Self:
         return self
@@ -54,13 +60,27 @@ class Board:
 
     def __call__(self, event: Event) -> None:
         """Write one event."""
-        if type(event) in KINDS:
+        if isinstance(event, RolledBack):
+            self.writer.close()
+            self._open(event.update + 1)
+        elif type(event) in KINDS:
             self._write({"event": KINDS[type(event)], **asdict(event)})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         for tag, value in scalars(record):
             self.writer.add_scalar(tag, value, record["update"])
         self.writer.flush()
+
+
+def standing(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The train and valid events of a log, without those that a return to a good state has undone."""
+    found: list[Mapping[str, Any]] = []
+    for record in records:
+        if record["event"] == "rollback":
+            found = [earlier for earlier in found if earlier["update"] <= record["update"]]
+        elif record["event"] in KINDS.values():
+            found.append(record)
+    return found
 
 
 def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

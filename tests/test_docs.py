@@ -1,5 +1,6 @@
 """The documentation against the code: generated pages are fresh, links lead somewhere, commands exist as written."""
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -19,6 +20,7 @@ from projtrans.cli import app
 from projtrans.config import describe, shipped_names
 from projtrans.multihead import MultiHeadAttention
 from projtrans.run import Run
+from projtrans.trainstate import NAMES
 from projtrans.transformer import ModelConfig
 
 ROOT = Path(__file__).parent.parent
@@ -155,6 +157,12 @@ def test_every_field_of_the_log_is_documented_and_no_other(toy: Toy, kind: str) 
     numbers = {"standard": set(), "projection": {"sigma"}}[kind]
     assert documented(page, "attention") == figures | {"sigma", "tau"}
     assert figures & {"sigma", "tau"} == numbers  # τ: test_telemetry.py
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: NAMES[kind])
+def test_every_field_of_what_goes_wrong_is_documented_and_no_other(kind: Any) -> None:
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    assert documented(page, NAMES[kind]) == {"event"} | {field.name for field in dataclasses.fields(kind)}
 
 
 def test_the_event_of_averaged_weights_is_documented(workshop: Path) -> None:

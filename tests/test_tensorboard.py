@@ -1,13 +1,16 @@
 """TensorBoard's event files, read by TensorBoard itself: the scalars of the log, each step once, also after stops."""
 
+import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import cli, done
 
+from projtrans.events import Progress, RolledBack
 from projtrans.run import Run
 from projtrans.tensorboard import Board, scalars
 
@@ -33,6 +36,8 @@ def logged(run: Run) -> dict[str, list[tuple[int, Any]]]:
     """The same from metrics.jsonl, by hand; TensorBoard keeps float32."""
     found: dict[str, list[tuple[int, Any]]] = {}
     for record in run.read_metrics():
+        if record["event"] not in ("train", "valid"):
+            continue
         for field in set(record) - {"event", "epoch", "update", "last_update", "best", "attention"}:
             if record[field] is not None:
                 found.setdefault(f"{record['event']}/{field}", []).append((record["update"], record[field]))
@@ -111,6 +116,35 @@ def test_a_finished_run_can_be_shown_later_and_go_on(workshop: Path) -> None:
     resume()  # nothing is left to do
     resume("--set", "training.epochs=4")
     assert shown(run) == logged(run)
+
+
+def progress(update: int, loss: float) -> Progress:
+    return Progress(epoch=1, update=update, last_update=99, seconds=1.0, loss=loss, accuracy=0.5, learning_rate=0.1,
+                    gradient_norm=1.0, target_tokens_per_second=9.0)  # fmt: skip
+
+
+@pytest.mark.usefixtures("tensorboard")
+@pytest.mark.parametrize("good", [0, 20])
+def test_what_a_return_to_a_good_state_undoes_is_withdrawn(tmp_path: Path, good: int) -> None:
+    """In the run that goes back, in one that is resumed afterwards, and in one that is shown later."""
+    run = Run(tmp_path)
+    events = [progress(10, 9.0), progress(20, 8.0), progress(30, 70.0), progress(40, 71.0)]
+    back = RolledBack(1, good, 40, "a reason", 1, 0.5)
+    with Board(run, 0) as board:
+        for event in [*events, back, *(progress(update, 7.0) for update in (good + 10, good + 15))]:
+            board(event)
+            kind = "rollback" if isinstance(event, RolledBack) else "train"
+            run.append_metrics({"event": kind, **asdict(event)})
+    wanted = [(event.update, event.loss) for event in events if event.update <= good]
+    wanted += [(good + 10, 7.0), (good + 15, 7.0)]
+    assert shown(run)["train/loss"] == wanted
+    with Board(run, good + 15):  # nothing of the lost 30 and 40 comes back
+        pass
+    assert shown(run)["train/loss"] == wanted
+    shutil.rmtree(run.tensorboard_folder)
+    with Board(run, good + 15):
+        pass
+    assert shown(run)["train/loss"] == wanted
 
 
 def test_without_the_package_nothing_begins_and_the_extra_is_named(
