@@ -629,7 +629,7 @@ def test_reversing_digits_is_learnt_through_the_commands(
     sets = [
         "model.layers.encoder=1", "model.layers.decoder=1", "model.width=96", "model.heads=2", "model.feedforward=128",
         "model.dropout=0.0", "training.batch_tokens=384", "training.learning_rate=0.003", "training.warmup_updates=50",
-        "training.epochs=24", "training.average=null", "training.patience=null", "training.validation_sentences=1",
+        "training.epochs=40", "training.average=null", "training.patience=null", "training.validation_sentences=1",
         "training.evaluate_test=false", "training.precision=fp32",
     ]  # fmt: skip
     sets = [item for assignment in sets for item in ("--set", assignment)]
