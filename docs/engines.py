@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from projtrans.cli import tune_allocator
+from projtrans.shell import tune_allocator
 
 tune_allocator()  # before torch is imported, as the command line does
 

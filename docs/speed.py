@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from projtrans.cli import tune_allocator
+from projtrans.shell import tune_allocator
 
 tune_allocator()  # before torch is imported, as the command line does
 

@@ -8,7 +8,7 @@ import statistics
 import time
 from pathlib import Path
 
-from projtrans.cli import tune_allocator
+from projtrans.shell import tune_allocator
 
 tune_allocator()  # before torch is imported, as the command line does
 

@@ -4,23 +4,19 @@ Standard output carries data only, standard error everything else. Torch takes o
 imports what it calls when it is called: `--help` never waits.
 """
 
-import ctypes
 import json as jsonlib
 import math
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from projtrans import __version__, files
 from projtrans import options as o
-from projtrans.errors import ConfigError, DataError, ProjtransError
+from projtrans.errors import ConfigError, DataError
+from projtrans.shell import Commands, noting, terminate, tune_allocator, write
 from projtrans.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -32,28 +28,6 @@ if TYPE_CHECKING:
 
 
 VERSION = "Print the version."
-
-
-class Commands(TyperGroup):
-    """The commands, behind the one wall where errors become a line and an exit status."""
-
-    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run the command line and exit with its status."""
-        try:
-            status = super().main(*args, **{**kwargs, "standalone_mode": False})
-            sys.stdout.flush()
-        except ProjtransError as error:
-            status = _fail(str(error), error.exit_status)
-        except typer.TyperException as error:
-            status = _fail(_usage(error), 2)
-        except KeyboardInterrupt:
-            status = _fail("interrupted", 130)
-        except BrokenPipeError:  # the reader has left: so do we, and what Python would still flush goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = 0
-        except OSError as error:
-            status = _fail(f"{error.filename or 'writing'}: {error.strerror or error}", 1)
-        raise SystemExit(status if isinstance(status, int) else 0)
 
 
 app = typer.Typer(
@@ -69,25 +43,8 @@ def main() -> None:
     """The console command `projtrans`."""
     if sys.argv[1:2] != ["prepare"]:  # it computes nothing, and gives memory back between its stages
         tune_allocator()
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     app()
-
-
-def _fail(message: str, status: int) -> int:
-    from projtrans import console
-
-    console.error(message)
-    return status
-
-
-def _usage(error: Exception) -> str:
-    message = getattr(error, "format_message", None)
-    return str(message() if message else error)
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM cleans up like any other end of a command."""
-    raise SystemExit(128 + number)
 
 
 def _version(value: bool) -> None:
@@ -353,7 +310,7 @@ def compare(
         text = report.markdown(report.sections(found))
     else:
         text = console.tables(report.sections(found), to_file=output not in (None, "-"))
-    _write(iter(text.split("\n")), output)
+    write(iter(text.split("\n")), output)
     figure.draw(found.sides, figures or [])  # last: what took minutes is written, whatever becomes of the picture
 
 
@@ -394,7 +351,7 @@ def translate(
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
     _check_penalty(length_penalty)
     opened = open_translator(
-        open_run(model), engine, precision=precision, device=device, threads=threads, note=_noting(quiet)
+        open_run(model), engine, precision=precision, device=device, threads=threads, note=noting(quiet)
     )
     translator = opened.with_decoding(beam_size, length_penalty)
     if prompted:
@@ -403,7 +360,7 @@ def translate(
         prompt(translator, n_best, quiet)
         return
     translations = translator.translate(text, n_best=n_best) if text else streams.streamed(translator, input, n_best)
-    _write(streams.rendered(translations, format, _noting(quiet)), output)
+    write(streams.rendered(translations, format, noting(quiet)), output)
 
 
 @app.command()
@@ -426,16 +383,7 @@ def export(
 
     devices.use_threads(threads)
     for path in exporting.export(open_run(run), precision or ["float32"]):
-        _noting(quiet)(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
-
-
-def _write(lines: Iterator[str], output: str | None) -> None:
-    if output is not None and output != "-":
-        files.write_lines(Path(output), lines)
-        return
-    for line in lines:
-        sys.stdout.buffer.write(line.encode("utf-8", "replace") + b"\n")
-        sys.stdout.buffer.flush()
+        noting(quiet)(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
 
 
 def _translator(
@@ -452,30 +400,3 @@ def _translator(
 def _check_penalty(length_penalty: float | None) -> None:
     if length_penalty is not None and not 0 <= length_penalty < math.inf:
         raise ConfigError(f"--length-penalty {length_penalty:g}: must be a number, 0 or more")
-
-
-def _noting(quiet: bool) -> Callable[[str], None]:
-    """Prints a line to standard error; what renders is imported when there is something to say."""
-
-    def note(message: str) -> None:
-        from projtrans import console
-
-        console.note(message, quiet)
-
-    return note
-
-
-def tune_allocator() -> None:
-    """Keep freed memory instead of giving it back to the system at every step (glibc only; docs/benchmarks.md).
-
-    Without it much of a training step goes to page faults. Has to happen before torch is imported.
-    """
-    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(M_TOP_PAD, 64 * 2**20)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: huge pages for large tensors

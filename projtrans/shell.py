@@ -1,0 +1,94 @@
+"""Where a command meets the shell: errors become a line and an exit status; signals, pipes, the allocator.
+
+What renders is imported when there is something to say.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from projtrans import files
+from projtrans.errors import ProjtransError
+
+
+class Commands(TyperGroup):
+    """The commands, behind the one wall where errors become a line and an exit status."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the command line and exit with its status."""
+        try:
+            status = super().main(*args, **{**kwargs, "standalone_mode": False})
+            sys.stdout.flush()
+        except ProjtransError as error:
+            status = _fail(str(error), error.exit_status)
+        except typer.TyperException as error:
+            status = _fail(_usage(error), 2)
+        except KeyboardInterrupt:
+            status = _fail("interrupted", 130)
+        except BrokenPipeError:  # the reader has left: so do we, and what Python would still flush goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 0
+        except OSError as error:
+            status = _fail(f"{error.filename or 'writing'}: {error.strerror or error}", 1)
+        raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> int:
+    from projtrans import console
+
+    console.error(message)
+    return status
+
+
+def _usage(error: Exception) -> str:
+    message = getattr(error, "format_message", None)
+    return str(message() if message else error)
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM cleans up like any other end of a command."""
+    raise SystemExit(128 + number)
+
+
+def write(lines: Iterator[str], output: str | None) -> None:
+    """Lines to a file, or to standard output, each as it comes."""
+    if output is not None and output != "-":
+        files.write_lines(Path(output), lines)
+        return
+    for line in lines:
+        sys.stdout.buffer.write(line.encode("utf-8", "replace") + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def noting(quiet: bool) -> Callable[[str], None]:
+    """What prints a line to standard error, unless it is to be quiet."""
+
+    def note(message: str) -> None:
+        from projtrans import console
+
+        console.note(message, quiet)
+
+    return note
+
+
+def tune_allocator() -> None:
+    """Keep freed memory instead of giving it back to the system at every step (glibc only; docs/benchmarks.md).
+
+    Without it much of a training step goes to page faults. Has to happen before torch is imported.
+    """
+    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: huge pages for large tensors
