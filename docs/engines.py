@@ -1,18 +1,20 @@
 """Both engines on one trained run: start, latency of a sentence, throughput of a file, the same lines, BLEU.
 
-    python docs/engines.py RUN DATA [--lines 3000] [--beams 1,5] [--starts 9] [--threads 1]
+    python docs/engines.py RUN DATA [--lines 3000] [--beams 1,5] [--starts 9] [--threads 1] [--peer FOLDER]
 
-RUN has to be exported in float32 and int8. Every time is printed twice: as the clock has it, and as the processor time
-of this process, which other work on the machine disturbs less.
+RUN has to be exported in float32 and int8. --peer: beside them a CTranslate2 model, written by to_ctranslate2.py. Every
+time is printed twice: as the clock has it, and as the processor time of this process, which other work on the machine
+disturbs less.
 """
 
 import argparse
+import copy
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,49 @@ import torch  # noqa: E402
 from projtrans.onnx_engine import OnnxTranslator, _Decoder  # noqa: E402
 from projtrans.prepare import read_split  # noqa: E402
 from projtrans.run import open_run  # noqa: E402
+from projtrans.tokenizer import Tokenizer  # noqa: E402
 from projtrans.translate import Translator  # noqa: E402
-from projtrans.translation import SentenceTranslator  # noqa: E402
+from projtrans.translation import Candidate, SentenceTranslator, Translation  # noqa: E402
+
+PEER_TOKENS = 1024
+"""Pieces of a batch of CTranslate2; 512 and 4,096 were slower on machine A."""
 
 ENGINES = [("torch", []), ("onnx float32", ["--precision", "float32"]), ("onnx int8", ["--precision", "int8"])]
+
+
+class Peer:
+    """CTranslate2 with what `compare` and `latency` call: ids as ours, batches as its own documentation forms them."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, precision: str, threads: int, beam_size: int = 5) -> None:
+        import ctranslate2
+
+        self.engine = ctranslate2.Translator(
+            str(folder), "cpu", inter_threads=1, intra_threads=threads, compute_type=precision
+        )
+        self.tokenizer, self.beam_size = tokenizer, beam_size
+
+    def with_decoding(self, beam_size: int) -> "Peer":
+        """The same with another beam."""
+        other = copy.copy(self)
+        other.beam_size = beam_size
+        return other
+
+    def __call__(self, line: str) -> str:
+        """The best translation of one sentence."""
+        return self.translate([line])[0].text
+
+    def translate(self, lines: Sequence[str]) -> list[Translation]:
+        """One translation a line."""
+        end = self.tokenizer.eos_id
+        pieces = [[str(i) if i != end else "</s>" for i in ids] for ids in self.tokenizer.encode_source(list(lines))]
+        found = self.engine.translate_batch(
+            pieces, beam_size=self.beam_size, max_batch_size=PEER_TOKENS, batch_type="tokens", return_scores=True
+        )
+        texts = self.tokenizer.decode_target([list(map(int, one.hypotheses[0])) for one in found])
+        scores = [one.scores[0] * len(one.hypotheses[0]) for one in found]
+        return [
+            Translation(line, [Candidate(text, score)]) for line, text, score in zip(lines, texts, scores, strict=True)
+        ]
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -63,7 +104,7 @@ def starts(run: Path, count: int, threads: int) -> None:
         )
 
 
-def latency(name: str, translator: SentenceTranslator, line: str, count: int = 60) -> None:
+def latency(name: str, translator: "SentenceTranslator | Peer", line: str, count: int = 60) -> None:
     """One sentence, greedy."""
     greedy = translator.with_decoding(beam_size=1)
     times = [timed(lambda: greedy(line))[1:] for _ in range(count)]
@@ -91,7 +132,7 @@ def parts(name: str, translator: OnnxTranslator, line: str) -> None:
     print(f"graphs {name}: encoder {encoder * 1e3:.2f} ms, decoder step {min(steps) * 1e3:.2f} ms", flush=True)
 
 
-def compare(translators: dict[str, SentenceTranslator], pairs: list[Any], beam_size: int) -> None:
+def compare(translators: "dict[str, SentenceTranslator | Peer]", pairs: list[Any], beam_size: int) -> None:
     """Throughput, lines that differ from torch's with their gaps, and BLEU."""
     lines, references = [pair.source for pair in pairs], [[pair.target for pair in pairs]]
     theirs: list[Any] = []
@@ -115,13 +156,19 @@ def main() -> None:
     parser.add_argument("--beams", default="1,5")
     parser.add_argument("--starts", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peer", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     run, pairs = open_run(arguments.run), read_split(arguments.data, "test")[: arguments.lines]
-    starts(arguments.run, arguments.starts, arguments.threads)
-    translators: dict[str, SentenceTranslator] = {"torch": Translator.of_run(run, torch.device("cpu"))}
+    if arguments.starts:
+        starts(arguments.run, arguments.starts, arguments.threads)
+    translators: dict[str, SentenceTranslator | Peer] = {"torch": Translator.of_run(run, torch.device("cpu"))}
     for precision in ("float32", "int8"):
         translators[f"onnx {precision}"] = OnnxTranslator.of_run(run, precision, arguments.threads)
+    if arguments.peer:
+        for precision in ("float32", "int8"):
+            peer = Peer(arguments.peer, run.tokenizer(), precision, arguments.threads)
+            translators[f"CTranslate2 {precision}"] = peer
     line = next(pair.source for pair in pairs if len(pair.source.split()) == 10)
     for name, translator in translators.items():
         latency(name, translator, line)

@@ -1,15 +1,20 @@
-"""Where a training step goes: `python docs/step.py DATA [--config NAME] [--attention KIND] [--set ...] ...`."""
+"""Where a training step goes: `python docs/step.py DATA [--config NAME] [--attention KIND] [--set ...] ...`.
+
+Beside it the floor: the very matrix products of the same updates, forward and backward, in a bare loop.
+"""
 
 import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from projtrans.shell import tune_allocator
 
 tune_allocator()  # before torch is imported, as the command line does
 
 import torch  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from projtrans import config, settings  # noqa: E402
 from projtrans.batching import Batch  # noqa: E402
@@ -34,6 +39,46 @@ class Clock:
         now = self.now()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
         self.last = now
+
+
+aten = torch.ops.aten
+PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.mm.out, aten.bmm.out}
+
+
+class Products(TorchDispatchMode):
+    """Notes every matrix product: which operation, on tensors of which shapes, strides and types."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in PRODUCTS:
+            named = {name: _form(value) for name, value in (kwargs or {}).items()}
+            self.made.append((function, tuple(map(_form, args)), named))
+        return function(*args, **(kwargs or {}))
+
+    def operations(self) -> int:
+        """Floating-point operations of all products."""
+        factors = [[x for x in arguments if isinstance(x, tuple)][-2:] for _, arguments, _ in self.made]
+        return sum(2 * torch.Size(a[0]).numel() * b[0][-1] for a, b in factors)
+
+    def seconds(self, now: Callable[[], float]) -> float:
+        """The time that all of them take in a bare loop, on random numbers that lie in memory beforehand."""
+        forms = {x for _, arguments, named in self.made for x in (*arguments, *named.values()) if isinstance(x, tuple)}
+        tensors = {form: torch.empty_strided(form[0], form[1], dtype=form[2]).normal_() for form in forms}
+        calls = [
+            (function, [tensors.get(x, x) for x in arguments], {name: tensors.get(x, x) for name, x in named.items()})
+            for function, arguments, named in self.made
+        ]
+        begun = now()
+        for function, arguments, named in calls:
+            function(*arguments, **named)
+        return now() - begun
+
+
+def _form(value: Any) -> Any:
+    return (tuple(value.shape), value.stride(), value.dtype) if isinstance(value, torch.Tensor) else value
 
 
 def step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
@@ -80,9 +125,15 @@ def main() -> None:
         step(trainer, batch, clock)
     for name, seconds in clock.seconds.items():
         print(f"{name:40}{1000 * seconds / TIMED:8.1f} ms an update")
+    with Products() as products:
+        for batch in batches[WARM:]:
+            step(trainer, batch, Clock(now))
+    bare = min(products.seconds(now) for _ in range(3))
     together = sum(clock.seconds.values())
     pieces = sum(int(batch.counted_BT.sum()) for batch in batches[WARM:])
     print(f"{'together':40}{1000 * together / TIMED:8.1f} ms, {pieces / together:,.0f} target pieces/s")
+    share, speed = 100 * bare / together, products.operations() / bare / 1e9
+    print(f"{'its matrix products, bare':40}{1000 * bare / TIMED:8.1f} ms, {share:.0f} %, {speed:,.0f} GFLOP/s")
 
 
 if __name__ == "__main__":

@@ -326,7 +326,7 @@ def translate(
     format: o.Format = "text",
     interactive: o.Interactive = False,
     engine: o.Engine = "auto",
-    precision: o.OnnxPrecision = None,
+    precision: o.Precision = None,
     device: o.Device = "auto",
     threads: o.Threads = None,
     quiet: o.Quiet = False,

@@ -12,6 +12,8 @@ from projtrans.translation import SentenceTranslator
 
 Engine = Literal["auto", "torch", "onnx"]
 
+PRECISIONS: dict[Engine, tuple[str, ...]] = {"torch": ("float32", "bf16"), "onnx": onnx_engine.PRECISIONS}
+
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Where Linux shows that there is a GPU: asking torch would take as long as translating."""
 
@@ -27,17 +29,20 @@ def open_translator(
 ) -> SentenceTranslator:
     """The translator of a run.
 
-    auto: ONNX Runtime on the processor, where it is installed and the run holds an export of its present weights;
-    PyTorch otherwise, and wherever a GPU is at hand. note: told in a line why an export that is there is not used.
+    auto: where no precision decides it, ONNX Runtime on the processor, if it is installed and the run holds an export
+    of its present weights; PyTorch otherwise, and wherever a GPU is at hand. precision: None is float32 with PyTorch,
+    and with ONNX Runtime the most exact export. note: told in a line why an export that is there is not used.
     Raises ConfigError for flags that exclude each other, and what the engines raise.
     """
-    if engine == "torch" and precision is not None:
-        raise ConfigError(f"--precision {precision}: belongs to --engine onnx; leave one of them out")
-    if (engine == "onnx" or precision is not None) and device not in ("auto", "cpu"):
+    if engine == "auto" and precision in ("bf16", "int8"):
+        engine = "torch" if precision == "bf16" else "onnx"
+    if engine != "auto" and precision not in (None, *PRECISIONS[engine]):
+        raise ConfigError(f"--precision {precision}: the {engine} engine has {' and '.join(PRECISIONS[engine])}")
+    if engine == "onnx" and device not in ("auto", "cpu"):
         raise ConfigError(f"--device {device}: the onnx engine computes on the processor; leave --device out")
-    if engine == "onnx" or precision is not None:
+    if engine == "onnx":
         return OnnxTranslator.of_run(run, precision, threads)
-    if engine == "auto" and _on_processor(device) and onnx_engine.installed() and onnx_engine.exports(run):
+    if engine == "auto" and _on_processor(device) and onnx_engine.installed() and _exported(run, precision):
         try:
             return OnnxTranslator.of_run(run, precision, threads)
         except RunError as error:  # where the run itself is damaged, torch says so too
@@ -46,7 +51,12 @@ def open_translator(
     from projtrans.translate import Translator
 
     devices.use_threads(threads)
-    return Translator.of_run(run, devices.choose(device))
+    return Translator.of_run(run, devices.choose(device), "bf16" if precision == "bf16" else "fp32")
+
+
+def _exported(run: Run, precision: str | None) -> bool:
+    exports = onnx_engine.exports(run)
+    return precision in exports if precision else bool(exports)
 
 
 def _on_processor(device: str) -> bool:

@@ -102,9 +102,12 @@ Engine = Annotated[
         "[default: auto]."
     ),
 ]
-OnnxPrecision = Annotated[
-    Literal["float32", "int8"] | None,
-    _option("Of the export [default: float32 where there is one].", "--precision"),
+Precision = Annotated[
+    Literal["float32", "bf16", "int8"] | None,
+    _option(
+        "float32, bf16 (torch; fast where the processor multiplies it) or int8 (onnx) [default: float32, or the most "
+        "exact export]."
+    ),
 ]
 
 # export

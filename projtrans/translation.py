@@ -14,9 +14,6 @@ from typing import Any, Self
 from projtrans.decoding import DecodingConfig, Hypothesis
 from projtrans.tokenizer import Tokenizer
 
-BATCH_TOKENS = 1024
-"""Source pieces decoded together, padding included, before the beam multiplies them."""
-
 WINDOW = 2048
 """Lines that a stream reads ahead to find sentences of like length."""
 
@@ -56,6 +53,9 @@ class Translation:
 class SentenceTranslator(ABC):
     """A trained model ready to translate; an engine gives it `search`."""
 
+    batch_tokens = 1024
+    """Source pieces decoded together, padding included, before the beam multiplies them."""
+
     def __init__(
         self, tokenizer: Tokenizer, decoding: DecodingConfig, *, longest_source: int, longest_target: int | None
     ) -> None:
@@ -94,7 +94,7 @@ class SentenceTranslator(ABC):
         encoded = self.tokenizer.encode_source(texts)
         results = [Translation(text, [Candidate("", 0.0)]) for text in texts]
         spoken = [i for i, text in enumerate(texts) if text.strip()]
-        for indices in _batches({i: len(encoded[i]) for i in spoken}):
+        for indices in _batches({i: len(encoded[i]) for i in spoken}, self.batch_tokens):
             for i, hypotheses in zip(indices, self._candidates([encoded[i] for i in indices], n_best), strict=True):
                 results[i] = Translation(texts[i], hypotheses, len(encoded[i]) > self.longest_source)
         return results
@@ -115,11 +115,11 @@ class SentenceTranslator(ABC):
         return [[Candidate(next(texts), h.score) for h in hypotheses] for hypotheses in found]
 
 
-def _batches(lengths: dict[int, int]) -> Iterator[list[int]]:
-    """The sentences, by number, in batches of like length: sentences × the longest of them ≤ BATCH_TOKENS."""
+def _batches(lengths: dict[int, int], tokens: int) -> Iterator[list[int]]:
+    """The sentences, by number, in batches of like length: sentences × the longest of them ≤ tokens."""
     batch: list[int] = []
     for number in sorted(lengths, key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[number] > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[number] > tokens:
             yield batch
             batch = []
         batch.append(number)

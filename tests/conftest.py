@@ -29,10 +29,13 @@ from projtrans.cli import app
 
 
 def pytest_configure() -> None:
-    """No deadlines; and Ctrl-C heard, which a shell's background job ignores, as would every command started in it."""
+    """No deadlines; a processor a worker; Ctrl-C heard, which a shell's background job, and all it starts, ignores."""
     unhurried = [HealthCheck.too_slow]  # no test depends on time
     settings.register_profile("projtrans", deadline=None, suppress_health_check=unhurried)
     settings.load_profile("projtrans")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

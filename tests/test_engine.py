@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import KINDS, TINY, Toy, cli, done, numbers, spell
 
@@ -155,6 +157,17 @@ def test_company_does_not_change_a_translation(exported: Exported, lines: list[s
         assert alone.text == crowd.text
 
 
+@pytest.mark.parametrize("beam_size", [1, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_products_are_in_use_and_near_float32(
+    exported: Exported, lines: list[str], kind: str, beam_size: int
+) -> None:
+    run, cpu = Run(exported.run(kind)), torch.device("cpu")
+    exact, half = (Translator.of_run(run, cpu, precision).with_decoding(beam_size) for precision in ("fp32", "bf16"))
+    gaps = [abs(a.score - b.score) for a, b in zip(exact.translate(lines), half.translate(lines), strict=True)]
+    assert 0 < statistics.median(gaps) < 0.1  # where a near-tie falls otherwise, the texts and their scores differ
+
+
 # --------------------------------------------------------------------------------------------------- which one it is
 
 
@@ -165,6 +178,8 @@ def test_company_does_not_change_a_translation(exported: Exported, lines: list[s
         ("asked for", ["--engine", "onnx", "--format", "json", "--n-best", "2"], False),
         ("int8 is asked for", ["--precision", "int8"], False),
         ("on the processor", ["--device", "cpu"], False),
+        ("float32, which was exported", ["--precision", "float32"], False),
+        ("bf16 is asked for", ["--precision", "bf16"], True),
         ("torch is asked for", ["--engine", "torch"], True),
     ],
 )
@@ -282,6 +297,7 @@ FLAGS = [
     (["--engine", "onnx", "--device", "cuda"], "--device cuda"),
     (["--precision", "int8", "--device", "cuda:1"], "--device cuda:1"),
     (["--engine", "torch", "--precision", "int8"], "--precision int8"),
+    (["--engine", "onnx", "--precision", "bf16"], "--precision bf16: the onnx engine has float32 and int8"),
     (["--engine", "tensorrt"], "tensorrt"),
     (["--engine", "onnx", "--length-penalty", "-1"], "--length-penalty"),
 ]
@@ -312,7 +328,9 @@ def test_an_export_that_is_interrupted_leaves_none(run: Path, monkeypatch: pytes
     monkeypatch.setattr(exporting, "_write", full)
     result = cli("export", run)
     assert (result.status, len(result.errors)) == (1, 1)
-    assert "no float32 export" in cli("translate", "one", "--model", run, "--precision", "float32").err
+    assert (
+        "no float32 export" in cli("translate", "one", "--model", run, "--engine", "onnx", "--precision", "float32").err
+    )
 
 
 def test_export_wants_a_run_with_weights_and_a_precision_that_it_knows(run: Path) -> None:
