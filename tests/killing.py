@@ -57,6 +57,7 @@ SETTINGS: dict[str, Any] = {
         "validation_sentences": 8,
         "precision": "fp32",
         "report_updates": 3,
+        "export": False,
     },
 }
 

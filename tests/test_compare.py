@@ -504,8 +504,10 @@ def test_other_references_are_said_and_not_tested(place: Path) -> None:
     sides = [item for name in ("train", "valid", "test") for item in (f"--{name}", f"{name}.src", f"{name}.tgt")]
     for kind in ("bpe", "word"):
         done("prepare", *sides, "-o", f"data/{kind}", "--tokenizer", kind, "--vocab-size", 400)
-        done("train", "--data", f"data/{kind}", "--run", f"runs/{kind}", "--threads", 1, "--set", "training.epochs=1",
-             "--set", "model.width=32", "--set", "model.heads=2", "--set", "model.embeddings.tie=none")  # fmt: skip
+        done("train", "--data", f"data/{kind}", "--run", f"runs/{kind}", "--threads", 1,
+             "--set", "model.width=32", "--set", "model.heads=2", "--set", "model.embeddings.tie=none",
+             "--set", "model.layers.encoder=1", "--set", "model.layers.decoder=1", "--set", "training.export=false",
+             "--set", "training.epochs=2", "--set", "training.learning_rate=0.01")  # fmt: skip
     found = compared("runs/bpe", "runs/word")
     assert found["significance"] == []
     assert all(side["bleu"] for side in found["sides"])
