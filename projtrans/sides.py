@@ -226,13 +226,16 @@ def grouped(members: Sequence[Member]) -> list[list[Member]]:
 
 
 def labels(configurations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """The shortest telling name of each side: the fewest settings that tell all apart, or else its run's `names`."""
+    """The shortest telling name of each side: the fewest settings that tell all apart, or else its run's `names`.
+
+    The kind of attention comes first wherever it differs.
+    """
     if len(configurations) == 1:
         return [str(configurations[0].get(KIND, names[0]))]
     found = differing(configurations)
-    paths = sorted(found, key=lambda path: path != KIND)
-    for count in (1, 2, 3):
-        for chosen in combinations(paths, count):
+    kind, paths = [path for path in found if path == KIND], [path for path in found if path != KIND]
+    for count in range(4):
+        for chosen in ((*kind, *some) for some in combinations(paths, count)):
             for nulls in (False, True):
                 made = [
                     ", ".join(_term(path, c[path]) for path in chosen if path in c and (nulls or c[path] is not None))
