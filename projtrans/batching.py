@@ -25,14 +25,20 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Examples padded into one rectangle."""
+class Rectangle:
+    """Examples padded to one length a side."""
 
     source_BS: Tensor
     source_mask_BS: Tensor | None  # None: padding is attended to
     target_in_BT: Tensor  # begin and all pieces but the last
     target_out_BT: Tensor  # all pieces: position t is to be predicted from target_in[: t + 1]
     counted_BT: Tensor  # positions that loss and accuracy count: True at real pieces
+
+
+@dataclass(frozen=True)
+class Batch(Rectangle):
+    """Examples padded into one rectangle, and where in it the real pieces stand."""
+
     real_N: Tensor  # the places of these in B·T, found before the batch is on a device that would have to be waited for
     padding_N: Tensor  # the other places
 
@@ -138,6 +144,24 @@ class Examples(Sequence[Example]):
         row = int(self.rows[index])
         return self.layout.example(self._sources[row], self._targets[row])
 
+    def packed(self, side: int) -> np.ndarray:
+        """The ids of one side (0: sources, 1: targets) of all examples, one after the other, int32."""
+        lists, lengths_N = (self._sources, self._targets)[side], self.lengths[:, side].astype(np.int64)
+        ends_N = np.cumsum(lengths_N)
+        ids_P = np.full(lengths_N.sum(), self.layout.eos_id, np.int32)
+        for first in range(0, len(self), PACKED):
+            window = slice(first, first + PACKED)
+            rows = self.rows[window]
+            kept_N = np.minimum(lists.starts_N[rows + 1] - lists.starts_N[rows], lengths_N[window])  # without the end
+            ahead_P = np.arange(kept_N.sum()) - np.repeat(np.cumsum(kept_N) - kept_N, kept_N)
+            begin_N = ends_N[window] - lengths_N[window]
+            ids_P[np.repeat(begin_N, kept_N) + ahead_P] = lists.ids_P[np.repeat(lists.starts_N[rows], kept_N) + ahead_P]
+        return ids_P
+
+
+PACKED = 1 << 18
+"""Examples packed at a time: some 50 MB beside the result."""
+
 
 class Batches(Sequence[Ids]):
     """Which examples stand in every batch: indices in one row, cut where a batch begins."""
@@ -201,12 +225,22 @@ def epoch(
     return Batches(order_N, starts_B, np.minimum(starts_B + size, len(order_N)))
 
 
+def sizes(batches: Batches, lengths_N2: np.ndarray, layout: Layout) -> np.ndarray:
+    """Sentence pairs, source and target positions of every batch [B, 3]."""
+    if not len(batches):
+        return np.zeros((0, 3), np.int64)
+    order_B = np.argsort(batches.starts_B)
+    longest_B2 = np.maximum.reduceat(lengths_N2[batches.order_N], batches.starts_B[order_B]).clip(min=1)
+    sizes_B3 = np.empty((len(batches), 3), np.int64)
+    sizes_B3[:, 0] = batches.ends_B - batches.starts_B
+    sizes_B3[order_B, 1:] = longest_B2 if layout.mask_padding else layout.max_length
+    return sizes_B3
+
+
 def padding(batches: Batches, lengths_N2: np.ndarray, layout: Layout) -> tuple[float, float]:
     """The shares of padding among the source and the target positions of all batches, 0 to 1."""
-    starts_B = np.sort(batches.starts_B)
-    sizes_B1 = np.diff(starts_B, append=len(lengths_N2))[:, None]
-    longest_B2 = np.maximum.reduceat(lengths_N2[batches.order_N], starts_B).clip(min=1)
-    positions_2 = (sizes_B1 * (longest_B2 if layout.mask_padding else layout.max_length)).sum(0)
+    sizes_B3 = sizes(batches, lengths_N2, layout)
+    positions_2 = (sizes_B3[:, :1] * sizes_B3[:, 1:]).sum(0)
     source, target = (1 - lengths_N2.sum(0, np.int64) / positions_2).tolist()
     return source, target
 

@@ -192,6 +192,11 @@ class TrainingDisplay:
         figures = f"{event.given:,} of {event.pieces:,} pieces, {event.seconds:.1f} s"
         self._print(f"embeddings from co-occurrence: {figures}")
 
+    def _recorded(self, event: Any) -> None:
+        shapes = f"{event.shapes} shape{'s' if event.shapes > 1 else ''}"
+        figures = f"{event.padding:.1%} of all positions fill up, ready in {event.seconds:.1f} s"
+        self._print(f"updates in {shapes} (training.compile: {event.mode}): {figures}")
+
     def _sampling(self, event: Any) -> None:
         self.sampling("segmenting", event.done, event.total)
         if event.done == event.total:

@@ -54,6 +54,12 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def wait(device: torch.device) -> None:
+    """Return when the device has done everything that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def free(device: torch.device) -> None:
     """Give back what a failed attempt holds."""
     gc.collect()

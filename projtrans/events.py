@@ -44,6 +44,16 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """Updates are made in fixed shapes from here on."""
+
+    mode: str  # static, graph or inductor
+    shapes: int
+    padding: float  # share of an epoch's positions that fill batches up to their shapes, 0 to 1
+    seconds: float  # for moving the corpus to the device, recording and compiling
+
+
+@dataclass(frozen=True)
 class Progress:
     """Some updates were made; loss and accuracy are those since the last report."""
 
@@ -168,5 +178,17 @@ class Finished:
 
 
 Trouble = Skipped | RolledBack | Halved | Changed | Recovered
-Event = Initialised | Sampling | Started | Progress | Trouble | Validated | Averaged | Testing | Exported | Finished
+Event = (
+    Initialised
+    | Sampling
+    | Started
+    | Recorded
+    | Progress
+    | Trouble
+    | Validated
+    | Averaged
+    | Testing
+    | Exported
+    | Finished
+)
 Report = Callable[[Event], None]

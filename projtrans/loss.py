@@ -14,58 +14,80 @@ from torch.autograd.function import once_differentiable
 CHUNK = 256
 """Rows of logits held at once; V = 8,000 in float32 makes 16 MB, which stays near the processor."""
 
+WIDE_CHUNK = 2048
+"""The same where there is no such nearness, and where every kernel costs a launch: not on a CPU."""
+
 
 class TokenLoss(NamedTuple):
     """Sums over target positions, each a scalar tensor."""
 
-    smoothed: Tensor  # what training minimises: nats, differentiable
+    smoothed: Tensor  # what training minimises: nats, differentiable; of all groups together
     nll: Tensor  # negative log-likelihood without smoothing: nats
     correct: Tensor  # positions whose most probable piece is the target
 
 
-def cross_entropy(h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Tensor, smoothing: float) -> TokenLoss:
+def cross_entropy(
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    target_N: Tensor,
+    smoothing: float,
+    groups_GN: Tensor | None = None,
+) -> TokenLoss:
     """Σ_n (1 - ε) nll_n + ε · mean_v(-log p_nv), with p = softmax(h Wᵀ + b) (Szegedy et al. 2016, section 7).
 
     h and weight may be bfloat16: the products are then bfloat16, everything after them float32.
     The gradient is computed in the forward pass, chunk by chunk, while the logits are at hand.
+    groups: float32, 1 where a position belongs to a group and 0 elsewhere; nll and correct are then one a group, [G],
+    and a position of no group counts nowhere: its place takes time, and no shape depends on how many there are.
     """
-    return TokenLoss(*_CrossEntropy.apply(h_ND, weight_VD, bias_V, target_N, smoothing))
+    return TokenLoss(*_CrossEntropy.apply(h_ND, weight_VD, bias_V, target_N, smoothing, groups_GN))
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, h_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, target_N: Tensor, smoothing: float
+        ctx: Any,
+        h_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor,
+        target_N: Tensor,
+        smoothing: float,
+        groups_GN: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.float64 if h_ND.dtype == torch.float64 else torch.float32
-        sums = torch.zeros(3, dtype=wide, device=h_ND.device)
+        sums = torch.zeros(3, *(() if groups_GN is None else groups_GN.shape[:1]), dtype=wide, device=h_ND.device)
         weight, bias = weight_VD.to(h_ND.dtype), bias_V.to(h_ND.dtype)
         grad_h = torch.empty_like(h_ND)
         grad_weight, grad_bias = torch.zeros_like(weight_VD, dtype=wide), torch.zeros_like(bias_V, dtype=wide)
-        rows = min(CHUNK, len(h_ND))
+        rows = min(CHUNK if h_ND.device.type == "cpu" else WIDE_CHUNK, len(h_ND))
         # Allocated once: fresh memory for every chunk costs more in page faults than the arithmetic.
         logits_buffer, p_buffer = h_ND.new_empty(rows, len(weight)), h_ND.new_empty(rows, len(weight), dtype=wide)
-        for first in range(0, len(h_ND), CHUNK):
-            h, target = h_ND[first : first + CHUNK], target_N[first : first + CHUNK]
+        for first in range(0, len(h_ND), rows or 1):
+            chunk = slice(first, first + rows)
+            h, target = h_ND[chunk], target_N[chunk]
+            groups = None if groups_GN is None else groups_GN[:, chunk]
             logits = torch.addmm(bias, h, weight.mT, out=logits_buffer[: len(h)])
             p = torch.softmax(p_buffer[: len(h)].copy_(logits), -1, out=p_buffer[: len(h)])
-            sums += _scores(logits, p, target, smoothing)
+            sums += _scores(logits, p, target, smoothing, groups)
             if any(ctx.needs_input_grad):
                 g = _gradient_of_logits(p, target, smoothing)
+                if groups is not None:
+                    g *= groups.sum(0)[:, None]
                 grad_bias += g.sum(0)
                 g = logits.copy_(g)
-                torch.mm(g, weight, out=grad_h[first : first + CHUNK])
+                torch.mm(g, weight, out=grad_h[chunk])
                 grad_weight += g.mT @ h
         ctx.save_for_backward(grad_h, grad_weight.to(weight_VD.dtype), grad_bias.to(bias_V.dtype))
         smoothed, nll, correct = sums.unbind()
         ctx.mark_non_differentiable(nll, correct)
-        return smoothed, nll, correct
+        return smoothed.sum(), nll, correct
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_weight, grad_bias = ctx.saved_tensors
-        return grad_h * grad.to(grad_h.dtype), grad_weight * grad, grad_bias * grad, None, None
+        return grad_h * grad.to(grad_h.dtype), grad_weight * grad, grad_bias * grad, None, None, None
 
 
 def r_drop(
@@ -161,15 +183,21 @@ def _log_sum(logits_NV: Tensor, p_NV: Tensor) -> tuple[Tensor, Tensor]:
     return best_N.to(p_NV.dtype) - p_NV.gather(1, piece_N[:, None])[:, 0].log(), piece_N
 
 
-def _scores(logits_NV: Tensor, p_NV: Tensor, target_N: Tensor, smoothing: float) -> Tensor:
-    """[smoothed, nll, correct] summed over the rows; p = softmax(logits)."""
+def _scores(
+    logits_NV: Tensor, p_NV: Tensor, target_N: Tensor, smoothing: float, groups_GN: Tensor | None = None
+) -> Tensor:
+    """[smoothed, nll, correct] summed over the rows, or over those of each group [3, G]; p = softmax(logits)."""
+
+    def summed(x_N: Tensor) -> Tensor:
+        return x_N.sum() if groups_GN is None else groups_GN.to(x_N.dtype) @ x_N
+
     total_N, piece_N = _log_sum(logits_NV, p_NV)
-    nll = (total_N - logits_NV.gather(1, target_N[:, None])[:, 0]).sum()
+    nll = summed(total_N - logits_NV.gather(1, target_N[:, None])[:, 0])
     smoothed = nll
     if smoothing:
         mean_N = logits_NV.sum(-1, dtype=p_NV.dtype) / logits_NV.shape[1]
-        smoothed = (1 - smoothing) * nll + smoothing * (total_N - mean_N).sum()
-    return torch.stack([smoothed, nll, (piece_N == target_N).sum().to(nll.dtype)])
+        smoothed = (1 - smoothing) * nll + smoothing * summed(total_N - mean_N)
+    return torch.stack([smoothed, nll, summed((piece_N == target_N).to(nll.dtype))])
 
 
 def _gradient_of_logits(p_NV: Tensor, target_N: Tensor, smoothing: float) -> Tensor:

@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +85,8 @@ def rate(config: OptimizerConfig, update: int, last: int) -> float:
     return config.learning_rate
 
 
-def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group its share of the learning rate."""
+def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float | Tensor) -> None:
+    """Give every group its share of the learning rate, which may be a float32 scalar on the device."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["relative"]
 
@@ -114,14 +114,37 @@ class RMSprop(torch.optim.Optimizer):
         """Move every parameter that has a gradient."""
         skip = self.found_inf.bool()
         for group in self.param_groups:
+            if skip.device.type != "cpu" or isinstance(group["lr"], Tensor):
+                self._together(group, skip)
+                continue
             alpha = group["alpha"]
             kept = torch.full_like(skip, alpha, dtype=torch.float64).masked_fill(skip, 1.0)
             for parameter in group["params"]:
-                state = self.state[parameter]
-                v = state.setdefault("square_avg", torch.zeros_like(parameter))
+                v = self._moment(parameter)
                 g = parameter.grad.masked_fill(skip, 0.0)
                 v.mul_(kept).addcmul_(g, g, value=1 - alpha)
                 parameter.addcdiv_(g, v.add(group["eps"]).sqrt_(), value=-group["lr"])
+
+    def _moment(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "square_avg" not in state:
+            state["square_avg"] = torch.zeros_like(parameter)
+        v: Tensor = state["square_avg"]
+        return v
+
+    def _together(self, group: dict[str, Any], skip: Tensor) -> None:
+        """The same by kernels that take all parameters at once, on devices where launching one costs more than a small
+        parameter's arithmetic; the gradients are used up."""
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        gradients = [parameter.grad.masked_fill_(skip, 0.0) for parameter in parameters]
+        squares = [self._moment(parameter) for parameter in parameters]
+        kept = torch.full_like(skip, group["alpha"], dtype=parameters[0].dtype).masked_fill_(skip, 1.0)
+        torch._foreach_mul_(squares, kept)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["alpha"])
+        roots = torch._foreach_add(squares, group["eps"])
+        torch._foreach_sqrt_(roots)
+        torch._foreach_mul_(gradients, group["lr"])  # a scalar of the device can be no `value=`
+        torch._foreach_addcdiv_(parameters, gradients, roots, value=-1.0)
 
 
 class Average(Generic[Network]):
@@ -139,11 +162,18 @@ class Average(Generic[Network]):
         taken = 1.0 - skip
         self.updates += taken
         decay = (self.updates / (self.updates + 10)).clamp(max=self.decay)
-        current = [parameter.detach() for parameter in model.parameters()]
-        weights = [((1 - decay) * taken).to(parameter.dtype) for parameter in current]
-        torch._foreach_lerp_(list(self.model.parameters()), current, weights)
+        weight = (1 - decay) * taken
+        ours, current = ([parameter.detach() for parameter in some.parameters()] for some in (self.model, model))
+        if weight.device.type == "cpu":
+            torch._foreach_lerp_(ours, current, [weight.to(parameter.dtype) for parameter in current])
+            return
+        apart = torch._foreach_sub(current, ours)  # a weight that is a tensor would make one kernel a parameter
+        torch._foreach_mul_(apart, weight.to(current[0].dtype))
+        torch._foreach_add_(ours, apart)
 
 
 def clip(parameters: Iterable[Tensor], limit: float | None) -> Tensor:
     """Scale the gradients down to a total norm of `limit`; returns their norm before, a scalar tensor."""
-    return nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+    if limit is None:
+        return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    return nn.utils.clip_grad_norm_(parameters, limit)

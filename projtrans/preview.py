@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
@@ -113,17 +112,18 @@ def preview(
 def _time_updates(trainer: Trainer, batches: Batches) -> tuple[float, float]:
     """Seconds and target pieces an update, over the first updates of the shuffled epoch, or over all of a short one."""
     size = trainer.together
-    updates = [batches[first : first + size] for first in range(0, len(batches), size)]
+    updates = range(0, len(batches), size)
     timed = updates[WARM : WARM + TIMED] or updates[:1]
     trainer.model.train()
-    for update in islice(updates, WARM):
-        trainer.update([trainer.batch(indices) for indices in update])
+    trainer.prepare()
+    for first in updates[:WARM]:
+        trainer.advance(batches, first)
     begun = _now(trainer.device)
-    for update in timed:
-        trainer.update([trainer.batch(indices) for indices in update])
+    for first in timed:
+        trainer.advance(batches, first)
     seconds = _now(trainer.device) - begun
     lengths_N2 = trainer.examples_of(0).lengths
-    pieces = sum(int(lengths_N2[indices, 1].sum()) for update in timed for indices in update)
+    pieces = sum(int(lengths_N2[i, 1].sum()) for first in timed for i in batches[first : first + size])
     return seconds / len(timed), pieces / len(timed)
 
 

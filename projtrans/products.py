@@ -134,5 +134,5 @@ def _across(dx: Tensor, x: Tensor, along: Tensor, lengths: Tensor) -> None:
     """Take from dx [B·H, T, K] what the division of x by its length takes: x ⟨x, dx⟩ / |x|², with ⟨x, dx⟩ = `along`."""
     if lengths.shape[1] == 1:  # one length for all heads
         along = along.sum(1, keepdim=True)
-    share = torch.where(lengths > TINY, along / lengths.square(), 0.0).expand(-1, x.shape[0] // along.shape[0], -1, 1)
+    share = (along / lengths.square()).masked_fill(lengths <= TINY, 0.0).expand(-1, x.shape[0] // along.shape[0], -1, 1)
     dx.addcmul_(x, share.flatten(0, 1).to(dx.dtype), value=-1)

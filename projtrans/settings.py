@@ -55,6 +55,12 @@ class TrainingConfig(OptimizerConfig):
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "auto: bfloat16 products where the hardware is good at them"
     )
+    compile: Literal["auto", "none", "static", "graph", "inductor"] = setting(
+        "auto",
+        "fixed shapes with the corpus on the device: static as they are, graph as CUDA graphs, inductor through "
+        "torch.compile (in CUDA graphs too, on CUDA); auto: graph on a CUDA device, where one process trains, without "
+        "R-Drop, a corpus of less than a quarter of its memory; otherwise none",
+    )
     seed: int = setting(1, "of the weights, the order of the data and dropout", minimum=0)
     report_updates: int = setting(20, "updates between two reports", minimum=1)
     save_minutes: float = setting(5.0, "minutes between two saved states, besides the one after every epoch", above=0)

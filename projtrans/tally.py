@@ -60,11 +60,13 @@ class Sums:
         self.positions += positions
 
     def join(self, other: "Sums", skip: Tensor) -> None:
-        """Add the other sums, or nothing where `skip` is 1; nobody waits for the device to tell."""
+        """Add the other sums to the memory of these, or nothing where `skip` is 1; nobody waits for the device."""
         for name in ("nll", "correct", "padding_correct"):
-            setattr(self, name, getattr(self, name) + torch.where(skip.bool(), 0.0, getattr(other, name)))
+            total, value = getattr(self, name), getattr(other, name)
+            value = value if isinstance(value, Tensor) else torch.full_like(total, value)
+            total.add_(value.masked_fill(skip.bool(), 0.0))
         for name in ("pieces", "positions"):
-            setattr(self, name, getattr(self, name) + getattr(other, name) * (1.0 - skip.double()))
+            getattr(self, name).add_(getattr(other, name) * (1.0 - skip.double()))
 
     def values(self) -> tuple[float, ...]:
         """Plain numbers, in the order of the fields."""
@@ -86,14 +88,20 @@ class Sums:
 class Window:
     """What happened since the last report."""
 
-    def __init__(self) -> None:
-        self.sums = Sums()
+    def __init__(self, device: torch.device) -> None:
+        self.totals_5 = torch.zeros(5, dtype=torch.float64, device=device)
+        self.sums = Sums(*(self.totals_5[i] for i in range(5)))  # by name; never others, for a graph adds to these
         self.since = 0.0  # training seconds at the last report
         self.norm: Tensor = torch.zeros(())
 
     def take(self) -> Sums:
-        taken, self.sums = Sums(*self.sums.values()), Sums()
+        taken = Sums(*self.totals_5.tolist())
+        self.totals_5.zero_()
         return taken
+
+    def put(self, values: Sequence[float]) -> None:
+        """Go on from these sums."""
+        self.totals_5.copy_(torch.tensor(values, dtype=torch.float64))
 
     def elapsed(self, seconds: float) -> float:
         elapsed, self.since = seconds - self.since, seconds
@@ -110,8 +118,8 @@ class Skips:
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
         """1.0 where the update is to be left out, 0.0 where it is to be made."""
         skip = (~(loss.isfinite() & norm.isfinite())).float()
-        self.in_a_row = (self.in_a_row + 1) * skip
-        self.new = self.new + skip
+        self.in_a_row.add_(1).mul_(skip)
+        self.new.add_(skip)
         return skip
 
     def take(self) -> tuple[int, int]:

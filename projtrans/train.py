@@ -155,6 +155,7 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "averaged": trainer.averaged.updates if trainer.averaged and trainer.averaged.best else None,
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
+        "compile": trainer.mode,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "source_padding": round(trainer.padding[0], 4),
         "target_padding": round(trainer.padding[1], 4),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from projtrans import __version__, config
 from projtrans import device as devices
-from projtrans.batching import Batch, fixed_batches, heaviest
+from projtrans.batching import Batch, Batches, fixed_batches, heaviest
 from projtrans.checkpoint import (
     initialise,
     load_state,
@@ -33,13 +33,13 @@ from projtrans.checkpoint import (
 from projtrans.corpus import Pair
 from projtrans.errors import ConfigError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
-from projtrans.events import Averaged, Halved, Initialised, Progress, RolledBack, Skipped, Validated
-from projtrans.loss import TokenLoss, cross_entropy, r_drop
+from projtrans.events import Averaged, Halved, Initialised, Progress, Recorded, RolledBack, Skipped, Validated
+from projtrans.graphs import Mode, StaticUpdates, mode_of
 from projtrans.multihead import constrain
+from projtrans.objective import Objective
 from projtrans.optimizer import clip, rate, set_rate, step
 from projtrans.tally import Counters, Sums
 from projtrans.telemetry import Statistics, attention_statistics
-from projtrans.trainstate import TrainState
 from projtrans.transformer import Transformer
 from projtrans.translate import Translator
 
@@ -59,9 +59,11 @@ WATCHED_TOKENS = 2048
 """Target pieces of them at a time, padding included: the weights of one module at a time are held whole."""
 
 
-class Trainer(TrainState):
+class Trainer(Objective):
     """One run being trained: what happens from update to update."""
 
+    mode: Mode | None = None  # how updates are made
+    static: StaticUpdates | None = None  # of the current epoch
     averaged: Averaged | None = None  # at the end, where weights were averaged
 
     def initialise(self) -> None:
@@ -116,18 +118,61 @@ class Trainer(TrainState):
         """Train to the end of the epoch or of training; False where training went back to a good state instead."""
         self.model.train()
         batches, size = self.batches(self.counters.epoch), self.together
+        self.prepare()
+        self._lap()
         for first in range(self.counters.batch, len(batches), size):
             if self._out_of_updates() or self._out_of_time():
                 break
-            self.update([self.batch(indices) for indices in self.group.share(batches[first : first + size])])
+            self.advance(batches, first)
             self.counters.batch = min(first + size, len(batches))
             if not self._tick():
                 return False
+        devices.wait(self.device)
+        self._lap(updating=True)
         if self.counters.batch == len(batches):
             self.counters.epoch += 1
             self.counters.batch = 0
             self._take_halves()
         return True
+
+    def prepare(self) -> None:
+        """Have the current epoch's updates ready in fixed shapes, where that is how they are to be made."""
+        counters = self.counters
+        if (
+            self.mode is None or self.mode == "none" or counters.halvings != counters.halved
+        ):  # what is left of the epoch is cut
+            self.static = None
+            return
+        try:
+            new = self.static is None
+            static = self.static = self.static or StaticUpdates(self, self.mode)
+            padding = static.begin(counters.epoch)
+            if new:
+                self.report(Recorded(static.mode, len(static.shapes), padding, static.seconds))
+        except (RuntimeError, MemoryError) as error:
+            if not devices.out_of_memory(error):
+                raise
+            self._short_of_memory(self.batch(self.batches(counters.epoch)[0]))
+
+    def advance(self, batches: Batches, first: int) -> None:
+        """The update that begins with batch `first` of the current epoch."""
+        last = min(first + self.together, len(batches))
+        if self.static and self.static.update(first, last, self._rate(self.counters.update + 1)):
+            self.counters.update += 1
+            return
+        if self.static:
+            self._short_of_memory(self.batch(batches[first]))
+        self.update([self.batch(indices) for indices in self.group.share(batches[first:last])])
+
+    def _short_of_memory(self, batch: Batch) -> None:
+        self.static = None
+        self.optimizer.zero_grad()
+        self._halve(batch)
+
+    def _plan(self) -> None:
+        super()._plan()
+        self.mode = self.mode or mode_of(self)
+        self.static = None  # other shapes, or other moments
 
     def update(self, batches: Sequence[Batch]) -> None:
         """One step of the optimiser on the mean gradient of all positions that the batches count.
@@ -137,7 +182,7 @@ class Trainer(TrainState):
         """
         set_rate(self.optimizer, self._rate(self.counters.update + 1))
         self.group.seed(self.training.seed, self.counters.update)
-        (positions,) = self.group.total([sum(self._positions(batch) for batch in batches)])
+        (positions,) = self.group.total([sum(self.positions(batch) for batch in batches)])
         loss, gathered = self._gradient(batches, positions)
         if self.group.size > 1:
             self.group.add_gradients(self.model.parameters())
@@ -183,36 +228,12 @@ class Trainer(TrainState):
             gathered.add(losses, len(batch.real_N), batch.counted_BT.numel())
         return total, gathered
 
-    def _positions(self, batch: Batch) -> int:
-        return batch.counted_BT.numel() if self.training.padding_in_loss else len(batch.real_N)
-
-    def hidden(self, batch: Batch) -> Tensor:
-        """The decoder's hidden states [B, T, D], bfloat16 under autocast."""
-        with devices.autocast(self.device, self.training.precision):
-            h_BTD = self.model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
-            half = torch.is_autocast_enabled(self.device.type)
-        return h_BTD.bfloat16() if half else h_BTD
-
-    def passes(self, batch: Batch) -> list[Tensor]:
-        """The hidden states, and under R-Drop those of a second pass, whose dropout differs."""
-        return [self.hidden(batch) for _ in range(1 if self.training.r_drop is None else 2)]
-
-    def losses(self, batch: Batch, *h_BTD: Tensor) -> list[TokenLoss]:
-        """The loss at real pieces, and that at padding where padding is to be predicted too, of one pass or of two."""
-        places = [batch.real_N, batch.padding_N] if self.training.padding_in_loss else [batch.real_N]
-        output, smoothing, alpha = self.model.output, self.training.label_smoothing, self.training.r_drop
-        target_M = batch.target_out_BT.flatten()
-        found = []
-        for some in places:
-            common = (output.weight, output.bias, target_M[some], smoothing)
-            h_ND = [h.flatten(0, 1).index_select(0, some) for h in h_BTD]
-            found.append(cross_entropy(h_ND[0], *common) if alpha is None else r_drop(h_ND[0], h_ND[1], *common, alpha))
-        return found
-
     def _tick(self) -> bool:
         """After every update: time, report, look, save, stop signal; False where training went back to a good state."""
-        self._lap(updating=True)
         counters = self.counters
+        if counters.update % self.training.report_updates == 0 or counters.update % LOOK_UPDATES == 0:
+            devices.wait(self.device)  # what is waited for now belongs to the updates' time
+        self._lap(updating=True)
         if counters.update % self.training.report_updates == 0:
             self._report_progress()
         if counters.update % LOOK_UPDATES == 0 and (skipped := self._look()) >= MAX_SKIPPED:
@@ -271,7 +292,7 @@ class Trainer(TrainState):
         moments = [] if self.optimizer.state else [torch.empty_like(p) for p in [*self.model.parameters()] * 2]
         self.model.train()
         batch = self.batch(largest)
-        self._gradient([batch], self._positions(batch))
+        self._gradient([batch], self.positions(batch))
         del moments
         self.optimizer.zero_grad()
         restore_random(self.device, generators)

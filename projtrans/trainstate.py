@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from projtrans import config, files
-from projtrans.batching import Batch, Batches, Examples, epoch, padding
+from projtrans.batching import Batch, Batches, Examples, epoch, padding, sizes
 from projtrans.checkpoint import (
     State,
     below,
@@ -82,7 +82,7 @@ class TrainState:
         self.average = Average(self.model, self.training.average) if self.training.average else None
         self.counters, self.skips = Counters(), Skips(device)
         self._plan()
-        self.window = Window()
+        self.window = Window(device)
         self.clock = self.saved_at = time.perf_counter()
         self.stop_signal: Callable[[], int | None] = lambda: None
 
@@ -179,7 +179,8 @@ class TrainState:
         self.optimizer.state.clear()  # a state from before the first update has no moments
         restore_optimizer(self.model, self.optimizer, below("optimizer", state.tensors))
         restore_random(self.device, below("random", state.tensors))
-        self.window.sums, self.window.since = Sums(*record["window"]), record["since"]
+        self.window.put(record["window"])
+        self.window.since = record["since"]
         self.window.norm = torch.tensor(record["norm"])
         self.skips.restore(record["skips"])
         self._plan()
@@ -191,7 +192,8 @@ class TrainState:
             return
         if any(path.removeprefix("training.") in ORDER for path in changed):
             counters.batch = counters.halvings = 0  # places in an epoch of other batches mean nothing: it begins anew
-            counters.sums, self.window.sums = list(Sums().values()), Sums()
+            counters.sums = list(Sums().values())
+            self.window.put(Sums().values())
             self._replan()
         self._tell(Changed(counters.update, changed))
         if not self.group.leads:
@@ -212,7 +214,8 @@ class TrainState:
         first = self.batches(0)
         self.together = self._sizes(counters.halved)[2] * self.group.size  # batches an update, of all processes
         self.per_epoch = math.ceil(len(first) / self.together)
-        self.padding = padding(first, self.examples_of(0).lengths, self.layout)
+        lengths_N2 = self.examples_of(0).lengths
+        self.padding, self.sizes_B3 = padding(first, lengths_N2, self.layout), sizes(first, lengths_N2, self.layout)
         last = counters.planned_update + self.per_epoch * (training.epochs - counters.planned_epoch)
         self.last_update = min(last, training.updates or 2**62)
 
