@@ -56,10 +56,10 @@ class TrainingConfig(OptimizerConfig):
         "auto", "auto: bfloat16 products where the hardware is good at them"
     )
     compile: Literal["auto", "none", "static", "graph", "inductor"] = setting(
-        "auto",
+        "none",
         "fixed shapes with the corpus on the device: static as they are, graph as CUDA graphs, inductor through "
         "torch.compile (in CUDA graphs too, on CUDA); auto: graph on a CUDA device, where one process trains, without "
-        "R-Drop, a corpus of less than a quarter of its memory; otherwise none",
+        "R-Drop, a corpus of less than a quarter of its memory; otherwise none. Graphs have not run on a GPU yet",
     )
     seed: int = setting(1, "of the weights, the order of the data and dropout", minimum=0)
     report_updates: int = setting(20, "updates between two reports", minimum=1)

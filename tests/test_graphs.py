@@ -494,14 +494,14 @@ def test_a_group_and_a_large_corpus_are_refused(bench: Bench, monkeypatch: pytes
         else:
             with pytest.raises(ConfigError, match="quarter"):
                 graphs.mode_of(trainer)
-        trainer.training = settings_of().training
+        trainer.training = settings_of("training.compile=auto").training
         assert graphs.mode_of(trainer) == ("graph" if fits else "none")
         trainer.training = settings_of(STATIC).training
 
 
-def test_on_a_cpu_nothing_changes_by_itself(bench: Bench) -> None:
-    trainer = bench.trainer(settings_of())
-    assert trainer.training.compile == "auto"
+@pytest.mark.parametrize("sets", [[], ["training.compile=auto"]])
+def test_on_a_cpu_nothing_changes_by_itself(bench: Bench, sets: list[str]) -> None:
+    trainer = bench.trainer(settings_of(*sets))
     assert trainer.mode == "none"
     epochs(trainer, 1)
     assert trainer.static is None
