@@ -9,7 +9,7 @@ import math
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -324,6 +324,8 @@ def translate(
     length_penalty: o.LengthPenalty = None,
     n_best: o.NBest = 1,
     format: o.Format = "text",
+    alignment: o.Alignment = False,
+    sentences: o.Sentences = False,
     interactive: o.Interactive = False,
     engine: o.Engine = "auto",
     precision: o.Precision = None,
@@ -350,10 +352,14 @@ def translate(
         raise DataError("standard input: closed; give TEXT or --input FILE")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
     _check_penalty(length_penalty)
+    if alignment:
+        engine = _aligning(engine, precision, format)
     opened = open_translator(
         open_run(model), engine, precision=precision, device=device, threads=threads, note=noting(quiet)
     )
     translator = opened.with_decoding(beam_size, length_penalty)
+    translator = translator.sentence_by_sentence() if sentences else translator
+    translator = translator.with_alignment() if alignment else translator
     if prompted:
         from projtrans.prompt import prompt
 
@@ -361,6 +367,15 @@ def translate(
         return
     translations = translator.translate(text, n_best=n_best) if text else streams.streamed(translator, input, n_best)
     write(streams.rendered(translations, format, noting(quiet)), output)
+
+
+def _aligning(engine: str, precision: str | None, format: str) -> Literal["torch"]:
+    """The engine that aligns."""
+    if format == "text":
+        raise ConfigError("--alignment: a line of text holds a translation alone; add --format tsv or json")
+    if engine == "onnx" or precision == "int8":
+        raise ConfigError("--alignment: an export has no attention weights to read; leave --engine and --precision out")
+    return "torch"
 
 
 @app.command()

@@ -94,6 +94,16 @@ Format = Annotated[
     Literal["text", "tsv", "json"],
     _option("text: a translation a line; tsv: score and translation; json: an object a line [default: text]."),
 ]
+Alignment = Annotated[
+    bool,
+    _option(
+        "Align words by cross-attention: pairs source-target from 0; with tsv or json, torch engine.", "--alignment"
+    ),
+]
+Sentences = Annotated[
+    bool,
+    _option("Translate every sentence of a line by itself, not only where the line is too long.", "--sentences"),
+]
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
 Engine = Annotated[
     Literal["auto", "torch", "onnx"],

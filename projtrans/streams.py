@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from projtrans import files
-from projtrans.translation import SentenceTranslator, Translation
+from projtrans.translation import Candidate, SentenceTranslator, Translation
 
 STREAM_LINES = 2048
 """Lines of standard input translated together, when so many are there."""
@@ -52,13 +52,21 @@ def _more_is_there() -> bool:
 
 
 def rendered(translations: Iterable[Translation], format: str, note: Callable[[str], None]) -> Iterator[str]:
-    """The output lines, with a warning for every source that was too long to be translated whole."""
+    """The output lines, with a warning for every source with a word that was too long to be translated whole."""
     for number, translation in enumerate(translations, 1):
-        if translation.cut:
-            note(f"warning: line {number} is longer than the model's maximum; its end was left out")
+        if translation.breaks_word:
+            note(f"warning: line {number} has a word longer than the model's maximum; it was translated in parts")
         if format == "text":
             yield translation.text
         elif format == "tsv":
-            yield from (f"{h.score:.6f}\t{h.translation}" for h in translation.hypotheses)
+            yield from map(_tab_separated, translation.hypotheses)
         else:
             yield json.dumps(translation.to_json(), ensure_ascii=False)
+
+
+def _tab_separated(hypothesis: Candidate) -> str:
+    """Score, translation, and the alignment as Pharaoh's pairs where there is one."""
+    columns = [f"{hypothesis.score:.6f}", hypothesis.translation]
+    if hypothesis.alignment is not None:
+        columns.append(" ".join(f"{i}-{j}" for i, j in hypothesis.alignment))
+    return "\t".join(columns)

@@ -11,6 +11,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +104,33 @@ class Tokenizer:
     def pieces_target(self, ids: Sequence[int]) -> list[str]:
         """The pieces as SentencePiece writes them: ▁ begins a word."""
         return [self._target.id_to_piece(id_) for id_ in ids]
+
+    def source_words(self, text: str) -> list[list[int]]:
+        """For each piece of `encode_source([text])` but the end: which of `text.split()` it belongs to.
+
+        That is one word, but for `word`, where neighbours that are unknown share one piece.
+        """
+        found: list[list[int]] = []
+        before = None
+        for number, ids in enumerate(self._encode(self._source, text.split())):
+            for id_ in ids:
+                if id_ == before == self.unk_id:
+                    found[-1].append(number)
+                else:
+                    found.append([number])
+                before = id_
+        return found
+
+    def target_words(self, ids: Sequence[int]) -> list[list[int]]:
+        """For each target id: which of `decode_target([ids])[0].split()` it belongs to; none, where it has no text."""
+        starts = [place for place, piece in enumerate(self.pieces_target(ids)) if place and piece.startswith("▁")]
+        found: list[list[int]] = []
+        first = 0
+        for begin, end in pairwise([0, *starts, len(ids)]):
+            count = len(self.decode_target([ids[begin:end]])[0].split())
+            found += [list(range(first, first + count))] * (end - begin)
+            first += count
+        return found
 
     def normal_form(self, text: str) -> str:
         """The text as the tokenizer sees it: `decode_target(encode_target(text))`, unknown words aside."""

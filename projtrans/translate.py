@@ -3,11 +3,16 @@
 Knows no files but the run it is loaded from, and no terminal.
 """
 
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from projtrans import alignment
 from projtrans import device as devices
 from projtrans.batching import Layout
 from projtrans.checkpoint import load_model
@@ -18,7 +23,7 @@ from projtrans.run import Run, open_run
 from projtrans.search import search
 from projtrans.tokenizer import Tokenizer
 from projtrans.transformer import Memory, ModelConfig, Transformer
-from projtrans.translation import SentenceTranslator
+from projtrans.translation import Candidate, SentenceTranslator
 
 
 class Translator(SentenceTranslator):
@@ -76,6 +81,31 @@ class Translator(SentenceTranslator):
                 banned_ids=self.banned_ids,
                 n_best=n_best,
             )
+
+    def with_alignment(self) -> Self:
+        """The same translator, one that aligns every hypothesis by its cross-attention."""
+        other = copy.copy(self)
+        other.aligned = True
+        return other
+
+    def align(self, texts: Sequence[str], found: list[list[Candidate]]) -> list[list[Candidate]]:
+        """The hypotheses of each text with their alignment, as alignment.py defines it."""
+        words = [self.tokenizer.source_words(text) for text in texts]
+        texts = [text for text, hypotheses in zip(texts, found, strict=True) for _ in hypotheses]
+        weights = iter(self.cross_attention(texts, [h.tokens for hypotheses in found for h in hypotheses]))
+        return [
+            [replace(h, alignment=self._links(next(weights), source_words, h)) for h in hypotheses]
+            for source_words, hypotheses in zip(words, found, strict=True)
+        ]
+
+    def _links(self, weights_LHTS: Tensor, source_words: list[list[int]], candidate: Candidate) -> alignment.Links:
+        target_words = self.tokenizer.target_words(candidate.tokens)
+        return alignment.links(alignment.averaged(weights_LHTS), source_words[: self.longest_source], target_words)
+
+    def cross_attention(self, texts: Sequence[str], targets: Sequence[list[int]]) -> list[Tensor]:
+        """The weights of cross-attention [layers, heads, target pieces, source pieces] for texts and their targets."""
+        sources = [ids[: self.longest_source] for ids in self.tokenizer.encode_source(texts)]
+        return alignment.cross_attention(self.model, self.layout, sources, targets)
 
 
 class _Decoder:

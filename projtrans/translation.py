@@ -5,13 +5,16 @@ translation (beyond float rounding). Knows no model, no file and no terminal.
 """
 
 import copy
+import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Self
 
+from projtrans import segments
 from projtrans.decoding import DecodingConfig, Hypothesis
+from projtrans.errors import ConfigError
 from projtrans.tokenizer import Tokenizer
 
 WINDOW = 2048
@@ -24,6 +27,14 @@ class Candidate:
 
     translation: str
     score: float  # sum of natural-log probabilities, end included
+    normalised_score: float = 0.0  # what hypotheses are ranked by
+    tokens: list[int] = field(default_factory=list, repr=False)  # without begin and end; of several parts: none
+    alignment: list[tuple[int, int]] | None = None  # (source word, target word), where it was asked for
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: translation, score, and the alignment where there is one."""
+        found = {"translation": self.translation, "score": self.score}
+        return found if self.alignment is None else found | {"alignment": self.alignment}
 
 
 @dataclass(frozen=True)
@@ -32,22 +43,36 @@ class Translation:
 
     source: str
     hypotheses: list[Candidate]
-    cut: bool = False  # the source was longer than the model's maximum, and its end was left out
+    parts: "list[Translation]" = field(default_factory=list)  # of a line that was translated in several
+
+    @property
+    def best(self) -> Candidate:
+        """The best hypothesis."""
+        return self.hypotheses[0]
 
     @property
     def text(self) -> str:
         """The best translation."""
-        return self.hypotheses[0].translation
+        return self.best.translation
 
     @property
     def score(self) -> float:
         """The score of the best translation."""
-        return self.hypotheses[0].score
+        return self.best.score
+
+    @property
+    def breaks_word(self) -> bool:
+        """Whether a word was too long for the model, and translated in parts."""
+        sources = [part.source for part in self.parts]
+        return any(segments.breaks_word(*sources[i : i + 2]) for i in range(len(sources) - 1))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: source, translation, score and all hypotheses."""
-        best = {"source": self.source, "translation": self.text, "score": self.score}
-        return best | {"hypotheses": [asdict(hypothesis) for hypothesis in self.hypotheses]}
+        """Plain JSON values: source, translation, score, all hypotheses, and the parts where there are several."""
+        found = {"source": self.source, **self.best.to_json()}
+        found |= {"hypotheses": [hypothesis.to_json() for hypothesis in self.hypotheses]}
+        if self.parts:
+            found["parts"] = [{"source": part.source, **part.best.to_json()} for part in self.parts]
+        return found
 
 
 class SentenceTranslator(ABC):
@@ -62,6 +87,7 @@ class SentenceTranslator(ABC):
         """longest_source, longest_target: in pieces, end included; None: as long as the decoding settings say."""
         self.tokenizer, self.decoding = tokenizer, decoding
         self.longest_source, self.longest_target = longest_source, longest_target
+        self.every_sentence = self.aligned = False
 
     @abstractmethod
     def search(
@@ -83,6 +109,20 @@ class SentenceTranslator(ABC):
         )
         return other
 
+    def sentence_by_sentence(self) -> Self:
+        """The same translator, one that translates every sentence of a line by itself, however short the line."""
+        other = copy.copy(self)
+        other.every_sentence = True
+        return other
+
+    def with_alignment(self) -> Self:
+        """The same translator, one that aligns every hypothesis; raises ConfigError where the engine cannot."""
+        raise ConfigError("alignment: needs the weights of cross-attention, which only the torch engine has")
+
+    def align(self, texts: Sequence[str], found: list[list[Candidate]]) -> list[list[Candidate]]:
+        """The hypotheses of each text with their alignment."""
+        raise NotImplementedError
+
     def stream(self, lines: Iterable[str], *, n_best: int = 1, window: int = WINDOW) -> Iterator[Translation]:
         """The translations of endless lines in order, `window` lines at a time."""
         lines = iter(lines)
@@ -90,13 +130,40 @@ class SentenceTranslator(ABC):
             yield from self.translate(chunk, n_best=n_best)
 
     def translate(self, texts: Sequence[str], *, n_best: int = 1) -> list[Translation]:
-        """One translation a text, in order; a blank text gives an empty one with score 0."""
+        """One translation a text, in order; a blank text gives an empty one with score 0.
+
+        A text too long for the model is translated in parts, and their translations are joined by spaces.
+        """
+        parts = self._parts(texts)
+        found = iter(self._translate([part for several in parts for part in several], n_best))
+        return [
+            _joined(text, [next(found) for _ in several], n_best) for text, several in zip(texts, parts, strict=True)
+        ]
+
+    def _parts(self, texts: Sequence[str]) -> list[list[str]]:
         encoded = self.tokenizer.encode_source(texts)
-        results = [Translation(text, [Candidate("", 0.0)]) for text in texts]
+        return [
+            segments.split(text, self._fits, every_sentence=self.every_sentence)
+            if self.every_sentence or len(ids) > self.longest_source
+            else [text]
+            for text, ids in zip(texts, encoded, strict=True)
+        ]
+
+    def _fits(self, text: str) -> bool:
+        return len(self.tokenizer.encode_source([text])[0]) <= self.longest_source
+
+    def _translate(self, texts: Sequence[str], n_best: int) -> list[Translation]:
+        """As `translate`, of texts that fit."""
+        encoded = self.tokenizer.encode_source(texts)
+        nothing = [Candidate("", 0.0, alignment=[] if self.aligned else None)]
+        results = [Translation(text, nothing) for text in texts]
         spoken = [i for i, text in enumerate(texts) if text.strip()]
         for indices in _batches({i: len(encoded[i]) for i in spoken}, self.batch_tokens):
-            for i, hypotheses in zip(indices, self._candidates([encoded[i] for i in indices], n_best), strict=True):
-                results[i] = Translation(texts[i], hypotheses, len(encoded[i]) > self.longest_source)
+            found = self._candidates([encoded[i] for i in indices], n_best)
+            if self.aligned:
+                found = self.align([texts[i] for i in indices], found)
+            for i, hypotheses in zip(indices, found, strict=True):
+                results[i] = Translation(texts[i], hypotheses)
         return results
 
     @property
@@ -112,7 +179,9 @@ class SentenceTranslator(ABC):
         decoding = replace(self.decoding, beam_size=max(self.decoding.beam_size, n_best))
         found = self.search(sources, limits, decoding, n_best)
         texts = iter(self.tokenizer.decode_target([h.tokens for hypotheses in found for h in hypotheses]))
-        return [[Candidate(next(texts), h.score) for h in hypotheses] for hypotheses in found]
+        return [
+            [Candidate(next(texts), h.score, h.normalised_score, h.tokens) for h in hypotheses] for hypotheses in found
+        ]
 
 
 def _batches(lengths: dict[int, int], tokens: int) -> Iterator[list[int]]:
@@ -125,3 +194,37 @@ def _batches(lengths: dict[int, int], tokens: int) -> Iterator[list[int]]:
         batch.append(number)
     if batch:
         yield batch
+
+
+def _joined(source: str, parts: list[Translation], n_best: int) -> Translation:
+    """The translation of a line from those of its parts.
+
+    Its hypotheses are the `n_best` combinations with the largest sum of normalised scores, so that the best is made of
+    the best; scores are summed.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    combinations: list[list[Candidate]] = [[]]
+    for part in parts:
+        longer = ([*combination, hypothesis] for combination in combinations for hypothesis in part.hypotheses)
+        combinations = heapq.nlargest(n_best, longer, key=lambda chosen: sum(h.normalised_score for h in chosen))
+    return Translation(source, [_together(parts, combination) for combination in combinations], parts)
+
+
+def _together(parts: list[Translation], chosen: list[Candidate]) -> Candidate:
+    """One hypothesis of each part as one; words are counted through."""
+    aligned: list[tuple[int, int]] = []
+    source_words = target_words = 0
+    open_word = False  # the part before ended inside a word, which goes on
+    for part, hypothesis in zip(parts, chosen, strict=True):
+        first = source_words - (open_word and not part.source[0].isspace())
+        aligned += [(first + i, target_words + j) for i, j in hypothesis.alignment or ()]
+        source_words = first + len(part.source.split())
+        target_words += len(hypothesis.translation.split())
+        open_word = not part.source[-1].isspace()
+    return Candidate(
+        " ".join(hypothesis.translation for hypothesis in chosen if hypothesis.translation),
+        sum(hypothesis.score for hypothesis in chosen),
+        sum(hypothesis.normalised_score for hypothesis in chosen),
+        alignment=None if any(hypothesis.alignment is None for hypothesis in chosen) else aligned,
+    )

@@ -111,13 +111,66 @@ def test_any_text_file_gives_as_many_lines(toy: Toy, lines: list[str]) -> None:
     assert result.err == ""
 
 
-def test_a_line_that_is_too_long_is_cut_and_the_line_is_named(toy: Toy) -> None:
-    result = done(
-        "translate", "--model", toy.run("standard"), "--beam-size", 1, stdin="one\n\n" + "two " * 500 + "\none\n"
-    )
-    assert len(result.lines) == 4
+# -------------------------------------------------------------------------------------------------------- long lines
+
+
+@pytest.mark.parametrize("beam_size", [1, 5])
+def test_a_long_line_is_its_parts_joined(translator: Translator, beam_size: int) -> None:
+    """Every part is translated as if it stood alone; scores add up; nothing is left out."""
+    decoder = translator.with_decoding(beam_size=beam_size)
+    line = "One two. " * 40 + "Three four, " * 60 + "five six. " + "Seven " * 200
+    (found,) = decoder.translate([line])
+    assert "".join(part.source for part in found.parts) == line
+    assert not found.breaks_word
+    assert [part.source for part in found.parts][:41] == ["One two. "] * 40 + [found.parts[40].source]
+    alone = decoder.translate([part.source for part in found.parts])
+    assert [part.text for part in found.parts] == [one.text for one in alone]
+    assert found.text == " ".join(one.text for one in alone)
+    assert scores_agree(found.score, sum(one.score for one in alone))
+    assert all(len(decoder.tokenizer.encode_source([part.source])[0]) <= 128 for part in found.parts)
+
+
+def test_hypotheses_of_a_long_line_are_the_best_of_all_combinations(translator: Translator) -> None:
+    """By the sum of normalised scores, against every combination there is."""
+    decoder = translator.with_decoding(beam_size=4)
+    decoder.longest_source = len(decoder.tokenizer.encode_source(["Three one."])[0])
+    line = "One two. Three one. Four two."
+    (found,) = decoder.translate([line], n_best=4)
+    apart = [part.hypotheses for part in decoder.translate(["One two. ", "Three one. ", "Four two."], n_best=4)]
+    every = sorted(itertools.product(*apart), key=lambda chosen: -sum(h.normalised_score for h in chosen))
+    assert len(found.hypotheses) == 4
+    for hypothesis, chosen in zip(found.hypotheses, every, strict=False):
+        assert hypothesis.translation == " ".join(h.translation for h in chosen)
+        assert scores_agree(hypothesis.score, sum(h.score for h in chosen))
+    assert found.text == decoder.translate([line])[0].text
+
+
+def test_short_lines_are_as_they_were_beside_long_ones(translator: Translator) -> None:
+    found = translator.translate(["one two. three.", "one. " * 200, "one two. three."])
+    (alone,) = translator.translate(["one two. three."])
+    for one in (found[0], found[2]):
+        assert one.parts == alone.parts == []
+        assert (one.text, one.source) == (alone.text, alone.source)
+
+
+def test_every_sentence_by_itself_on_request(translator: Translator) -> None:
+    decoder = translator.sentence_by_sentence()
+    (found,) = decoder.translate(["One two. Three! four"])
+    assert [part.source for part in found.parts] == ["One two. ", "Three! four"], "a small letter begins no sentence"
+    assert not decoder.translate(["one two"])[0].parts
+    assert found.text == f"{translator('One two. ')} {translator('Three! four')}"
+    assert not translator.every_sentence
+
+
+def test_a_word_that_is_too_long_is_translated_in_parts_and_the_line_is_named(toy: Toy) -> None:
+    stdin = "one\n\n" + "two " * 500 + "\none\n" + "x" * 700 + " one\n"
+    result = done("translate", "--model", toy.run("standard"), "--beam-size", 1, "--format", "json", stdin=stdin)
+    records = [json.loads(line) for line in result.lines]
+    assert len(records) == 5
+    assert [len(record.get("parts", [])) > 1 for record in records] == [False, False, True, False, True]
+    assert "".join(part["source"] for part in records[4]["parts"]) == "x" * 700 + " one"
     assert result.err.count("\n") == 1
-    assert "line 3" in result.err
+    assert "line 5" in result.err
 
 
 def test_a_line_feed_that_the_model_invents_does_not_break_the_line(toy: Toy) -> None:
