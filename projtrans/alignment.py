@@ -54,7 +54,12 @@ def cross_attention(
 
 def averaged(weights_LHTS: Tensor) -> Tensor:
     """The weights [T, S] that alignment reads: of the last layer but one, or the only one, the mean of its heads."""
-    return weights_LHTS[-2:][0].mean(0)
+    return weights_LHTS[read_layer(len(weights_LHTS))].mean(0)
+
+
+def read_layer(layers: int) -> int:
+    """Which of so many decoder layers alignment reads."""
+    return max(0, layers - 2)
 
 
 def links(weights_TS: Tensor, source_words: list[list[int]], target_words: list[list[int]]) -> Links:

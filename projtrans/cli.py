@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from projtrans.launch import Flags, Launch
     from projtrans.run import Run
     from projtrans.translate import Translator
+    from projtrans.translation import SentenceTranslator
 
 
 VERSION = "Print the version."
@@ -354,17 +355,21 @@ def translate(
     _check_penalty(length_penalty)
     if alignment:
         engine = _aligning(engine, precision, format)
-    opened = open_translator(
-        open_run(model), engine, precision=precision, device=device, threads=threads, note=noting(quiet)
-    )
-    translator = opened.with_decoding(beam_size, length_penalty)
-    translator = translator.sentence_by_sentence() if sentences else translator
-    translator = translator.with_alignment() if alignment else translator
+
+    def opened(folder: Path | None, other: Literal["torch"] | None = None) -> "tuple[Run, SentenceTranslator]":
+        run, chosen = open_run(folder or model), other or engine
+        exact = None if other else precision
+        found = open_translator(run, chosen, precision=exact, device=device, threads=threads, note=noting(quiet))
+        found = found.with_decoding(beam_size, length_penalty)
+        found = found.sentence_by_sentence() if sentences else found
+        return run, found.with_alignment() if alignment else found
+
     if prompted:
         from projtrans.prompt import prompt
 
-        prompt(translator, n_best, quiet)
+        prompt(opened, n_best, quiet)
         return
+    _, translator = opened(model)
     translations = translator.translate(text, n_best=n_best) if text else streams.streamed(translator, input, n_best)
     write(streams.rendered(translations, format, noting(quiet)), output)
 

@@ -5,6 +5,7 @@ a log. Knows the events and results of the commands, and decides nothing.
 """
 
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -46,6 +47,27 @@ def note(message: str, quiet: bool = False) -> None:
     """One line that says what is going on."""
     if not quiet:
         standard_error().print(_one_line(message))
+
+
+def lines(texts: Sequence[str]) -> None:
+    """Lines that were asked for, each as it is, to standard error."""
+    console = standard_error()
+    for text in texts:
+        console.print(text)
+
+
+def message_columns() -> int:
+    """How wide a line to standard error may be."""
+    return max(50, standard_error().width)
+
+
+def shows_blocks() -> bool:
+    """Whether block characters can be seen there."""
+    try:
+        "·░▒▓█▁".encode(standard_error().encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def _one_line(message: str) -> str:

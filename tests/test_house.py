@@ -33,7 +33,7 @@ LAYERS = [
     ["graphs"],
     ["trainer"],
     ["train", "preview"],
-    ["console", "options", "report", "streams"],
+    ["console", "options", "report", "streams", "heatmap"],
     ["prompt", "shell"],
     ["cli"],
     ["__main__"],
