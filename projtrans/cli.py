@@ -358,7 +358,7 @@ def translate(
 
     def opened(folder: Path | None, other: Literal["torch"] | None = None) -> "tuple[Run, SentenceTranslator]":
         run, chosen = open_run(folder or model), other or engine
-        exact = None if other else precision
+        exact = None if other and precision == "int8" else precision
         found = open_translator(run, chosen, precision=exact, device=device, threads=threads, note=noting(quiet))
         found = found.with_decoding(beam_size, length_penalty)
         found = found.sentence_by_sentence() if sentences else found

@@ -25,6 +25,9 @@ from projtrans.tokenizer import Tokenizer
 from projtrans.transformer import Memory, ModelConfig, Transformer
 from projtrans.translation import Candidate, SentenceTranslator
 
+ALIGNED = 64
+"""Translations aligned together: their weights, of every layer and head, are held at once."""
+
 
 class Translator(SentenceTranslator):
     """A trained model ready to translate.
@@ -91,19 +94,20 @@ class Translator(SentenceTranslator):
     def align(self, texts: Sequence[str], found: list[list[Candidate]]) -> list[list[Candidate]]:
         """The hypotheses of each text with their alignment, as alignment.py defines it."""
         words = [self.tokenizer.source_words(text) for text in texts]
-        texts = [text for text, hypotheses in zip(texts, found, strict=True) for _ in hypotheses]
-        weights = iter(self.cross_attention(texts, [h.tokens for hypotheses in found for h in hypotheses]))
-        return [
-            [replace(h, alignment=self._links(next(weights), source_words, h)) for h in hypotheses]
-            for source_words, hypotheses in zip(words, found, strict=True)
-        ]
+        pairs = [(i, h) for i, hypotheses in enumerate(found) for h in hypotheses]
+        aligned: list[list[Candidate]] = [[] for _ in texts]
+        for chunk in (pairs[first : first + ALIGNED] for first in range(0, len(pairs), ALIGNED)):
+            weights = self.cross_attention([texts[i] for i, _ in chunk], [h.tokens for _, h in chunk])
+            for (i, h), weights_LHTS in zip(chunk, weights, strict=True):
+                aligned[i].append(replace(h, alignment=self._links(weights_LHTS, words[i], h)))
+        return aligned
 
     def _links(self, weights_LHTS: Tensor, source_words: list[list[int]], candidate: Candidate) -> alignment.Links:
         target_words = self.tokenizer.target_words(candidate.tokens)
         return alignment.links(alignment.averaged(weights_LHTS), source_words[: self.longest_source], target_words)
 
     def cross_attention(self, texts: Sequence[str], targets: Sequence[list[int]]) -> list[Tensor]:
-        """The weights of cross-attention [layers, heads, target pieces, source pieces] for texts and their targets."""
+        """The weights of cross-attention [layers, heads, target pieces, source pieces], always in float32."""
         sources = [ids[: self.longest_source] for ids in self.tokenizer.encode_source(texts)]
         return alignment.cross_attention(self.model, self.layout, sources, targets)
 
