@@ -326,6 +326,7 @@ def translate(
     n_best: o.NBest = 1,
     format: o.Format = "text",
     alignment: o.Alignment = False,
+    copy_unknown: o.CopyUnknown = False,
     sentences: o.Sentences = False,
     interactive: o.Interactive = False,
     engine: o.Engine = "auto",
@@ -353,8 +354,10 @@ def translate(
         raise DataError("standard input: closed; give TEXT or --input FILE")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
     _check_penalty(length_penalty)
-    if alignment:
-        engine = _aligning(engine, precision, format)
+    if alignment and format == "text":
+        raise ConfigError("--alignment: a line of text holds a translation alone; add --format tsv or json")
+    if alignment or copy_unknown:
+        engine = _aligning(engine, precision, "--alignment" if alignment else "--copy-unknown")
 
     def opened(folder: Path | None, other: Literal["torch"] | None = None) -> "tuple[Run, SentenceTranslator]":
         run, chosen = open_run(folder or model), other or engine
@@ -362,6 +365,7 @@ def translate(
         found = open_translator(run, chosen, precision=exact, device=device, threads=threads, note=noting(quiet))
         found = found.with_decoding(beam_size, length_penalty)
         found = found.sentence_by_sentence() if sentences else found
+        found = found.with_copying() if copy_unknown else found
         return run, found.with_alignment() if alignment else found
 
     if prompted:
@@ -374,12 +378,10 @@ def translate(
     write(streams.rendered(translations, format, noting(quiet)), output)
 
 
-def _aligning(engine: str, precision: str | None, format: str) -> Literal["torch"]:
+def _aligning(engine: str, precision: str | None, flag: str) -> Literal["torch"]:
     """The engine that aligns."""
-    if format == "text":
-        raise ConfigError("--alignment: a line of text holds a translation alone; add --format tsv or json")
     if engine == "onnx" or precision == "int8":
-        raise ConfigError("--alignment: an export has no attention weights to read; leave --engine and --precision out")
+        raise ConfigError(f"{flag}: an export has no attention weights to read; leave --engine and --precision out")
     return "torch"
 
 

@@ -100,6 +100,12 @@ Alignment = Annotated[
         "Align words by cross-attention: pairs source-target from 0; with tsv or json, torch engine.", "--alignment"
     ),
 ]
+CopyUnknown = Annotated[
+    bool,
+    _option(
+        "Copy emoji, other scripts, addresses and long numbers (torch engine; docs/translate.md).", "--copy-unknown"
+    ),
+]
 Sentences = Annotated[
     bool,
     _option("Translate every sentence of a line by itself, not only where the line is too long.", "--sentences"),

@@ -27,6 +27,7 @@ _SPECIAL = 4
 _BYTES = 256
 _TRAINING_LINES = 1_000_000  # more text changes the pieces little, and costs memory and minutes
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 # What the Keras example strips: it keeps the brackets of [start] and [end], and the inverted exclamation mark.
 _PUNCTUATION = str.maketrans("", "", (string.punctuation + "¿").replace("[", "").replace("]", ""))
 
@@ -131,6 +132,11 @@ class Tokenizer:
             found += [list(range(first, first + count))] * (end - begin)
             first += count
         return found
+
+    def knows(self, character: str) -> bool:
+        """Whether the source side has a piece for the character, and need not spell it in bytes."""
+        pieces = self.pieces_source(self._encode(self._source, [character])[0])
+        return not any(piece == "<unk>" or _BYTE.fullmatch(piece) for piece in pieces)
 
     def normal_form(self, text: str) -> str:
         """The text as the tokenizer sees it: `decode_target(encode_target(text))`, unknown words aside."""

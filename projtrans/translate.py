@@ -7,7 +7,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,14 +16,16 @@ from projtrans import alignment
 from projtrans import device as devices
 from projtrans.batching import Layout
 from projtrans.checkpoint import load_model
+from projtrans.copying import Reduced, leave_out, put_back
 from projtrans.corpus import CorpusConfig
 from projtrans.decoding import DecodingConfig, Hypothesis
+from projtrans.errors import ConfigError
 from projtrans.multihead import KeysValues
 from projtrans.run import Run, open_run
 from projtrans.search import search
 from projtrans.tokenizer import Tokenizer
 from projtrans.transformer import Memory, ModelConfig, Transformer
-from projtrans.translation import Candidate, SentenceTranslator
+from projtrans.translation import Candidate, SentenceTranslator, Translation
 
 ALIGNED = 64
 """Translations aligned together: their weights, of every layer and head, are held at once."""
@@ -90,6 +92,34 @@ class Translator(SentenceTranslator):
         other = copy.copy(self)
         other.aligned = True
         return other
+
+    def with_copying(self) -> Self:
+        """The same translator, one that copies what its tokenizer cannot spell; raises ConfigError without subwords."""
+        if not self.tokenizer.joint:
+            raise ConfigError("copying: the word tokenizer knows no characters; it needs bpe or unigram")
+        other = copy.copy(self)
+        other.copying = True
+        return other
+
+    def translate(self, texts: Sequence[str], **options: Any) -> list[Translation]:
+        """As every engine's; with `with_copying`, around words that the tokenizer cannot spell."""
+        if not self.copying:
+            return super().translate(texts, **options)
+        reduced = [leave_out(text, self.tokenizer.knows) for text in texts]
+        plain = self.with_alignment()
+        plain.copying = False
+        found = plain.translate([one.text for one in reduced], **options)
+        return [self._whole(*each) for each in zip(texts, reduced, found, strict=True)]
+
+    def _whole(self, text: str, reduced: Reduced, found: Translation) -> Translation:
+        """The translation of a text from that of what was left of it, which becomes its part."""
+        hypotheses, parts = found.hypotheses, found.parts
+        if reduced.copies:
+            hypotheses, parts = [put_back(reduced, hypothesis) for hypothesis in hypotheses], parts or [found]
+        if not self.aligned:
+            hypotheses = [replace(hypothesis, alignment=None) for hypothesis in hypotheses]
+            parts = [replace(part, hypotheses=[replace(h, alignment=None) for h in part.hypotheses]) for part in parts]
+        return Translation(text, hypotheses, parts)
 
     def align(self, texts: Sequence[str], found: list[list[Candidate]]) -> list[list[Candidate]]:
         """The hypotheses of each text with their alignment, as alignment.py defines it."""

@@ -87,7 +87,7 @@ class SentenceTranslator(ABC):
         """longest_source, longest_target: in pieces, end included; None: as long as the decoding settings say."""
         self.tokenizer, self.decoding = tokenizer, decoding
         self.longest_source, self.longest_target = longest_source, longest_target
-        self.every_sentence = self.aligned = False
+        self.every_sentence = self.aligned = self.copying = False
 
     @abstractmethod
     def search(
@@ -118,6 +118,10 @@ class SentenceTranslator(ABC):
     def with_alignment(self) -> Self:
         """The same translator, one that aligns every hypothesis; raises ConfigError where the engine cannot."""
         raise ConfigError("alignment: needs the weights of cross-attention, which only the torch engine has")
+
+    def with_copying(self) -> Self:
+        """The same translator, one that copies what its tokenizer cannot spell; ConfigError where the engine cannot."""
+        raise ConfigError("copying: needs alignment, which only the torch engine has")
 
     def align(self, texts: Sequence[str], found: list[list[Candidate]]) -> list[list[Candidate]]:
         """The hypotheses of each text with their alignment."""

@@ -23,7 +23,7 @@ LAYERS = [
     ["lexicon", "multihead", "cooccurrence", "loss", "optimizer", "decoding", "tokenizer", "corpus", "tatoeba"],
     ["phrasebook", "attention", "encoding", "manifest", "search", "numpy_search"],
     ["transformer", "tally", "batching", "translation"],
-    ["run", "telemetry", "resident", "alignment"],
+    ["run", "telemetry", "resident", "alignment", "copying"],
     ["checkpoint", "onnx_engine"],
     ["translate", "export"],
     ["engine", "evaluate", "prepare", "settings", "arithmetic", "__init__"],
