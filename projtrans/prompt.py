@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from projtrans import console
+from projtrans.decoding import DecodingConfig
 from projtrans.errors import ConfigError, RunError
 from projtrans.heatmap import heatmap
 from projtrans.run import Run
@@ -115,7 +116,7 @@ class Session:
             self.run, self.translator, self.last, self.inside = run, translator, None, None
             if self.beam_size is not None:
                 self.translator = translator.with_decoding(beam_size=self.beam_size)
-        console.lines(_described(self.run, self._with_torch()))
+        console.lines(_described(self.run, self._with_torch(), self.translator.decoding))
 
     def show_attention(self, value: str) -> None:
         """`:attention [L[.H]]`, `:attention all`."""
@@ -123,11 +124,11 @@ class Session:
             raise ConfigError("nothing is translated yet; type a sentence first")
         tokenizer = self.translator.tokenizer
         for part in self.last.parts or [self.last]:
-            tokens = part.best.tokens
-            if not tokens:
+            tokens, columns = part.best.tokens, tokenizer.encode_source([part.source])[0]
+            if not tokens or not columns:
                 continue
             (weights_LHTS,) = self._with_torch().cross_attention([part.source], [tokens])
-            rows, columns = tokenizer.pieces_target(tokens), tokenizer.encode_source([part.source])[0]
+            rows = tokenizer.pieces_target(tokens)
             width, blocks = console.message_columns(), console.shows_blocks()
             for title, weights_TS in _chosen(weights_LHTS, value):
                 pieces = tokenizer.pieces_source(columns)[: weights_TS.shape[1]]
@@ -147,8 +148,12 @@ class Session:
 
 
 def _number(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= MOST):
-        raise ConfigError(f"{value!r}: expected a whole number from 1 to {MOST}")
+    return _between(value, MOST, f"{value!r}: expected a whole number from 1 to {MOST}")
+
+
+def _between(value: str, most: int, message: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= most):
+        raise ConfigError(message)
     return int(value)
 
 
@@ -172,16 +177,14 @@ def _chosen(weights_LHTS: "Tensor", value: str) -> Iterator[tuple[str, "Tensor"]
 
 
 def _place(value: str, name: str, count: int) -> int:
-    if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= count):
-        raise ConfigError(f"{name} {value!r}: expected 1 to {count}, or 'all' for every layer")
-    return int(value) - 1
+    return _between(value, count, f"{name} {value!r}: expected 1 to {count}, or 'all' for every layer") - 1
 
 
-def _described(run: Run, translator: "Translator") -> list[str]:
+def _described(run: Run, translator: "Translator", decoding: DecodingConfig) -> list[str]:
     """What model it is, a line a fact."""
     from projtrans.multihead import sigmas
 
-    model, decoding = translator.model, translator.decoding
+    model = translator.model
     layers, kind = model.config.layers, model.config.attention.kind
     parameters = sum(weights.numel() for weights in model.parameters())
     facts = [

@@ -39,6 +39,7 @@ def test_what_is_wrong_is_said_in_a_line_and_the_prompt_goes_on(folder: Path) ->
         (":beam many", "whole number"),
         (":beam ٣", "whole number"),
         (":beam 1000000000000", "whole number"),
+        (":beam 000000012345678", "whole number"),
         (":alternatives -1", "whole number"),
         (":attention", "nothing is translated yet"),
         (":model nowhere", "no such folder"),
@@ -73,13 +74,14 @@ def test_two_colons_translate_what_begins_with_one(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_model_is_told_and_taken(folder: Path, kind: str) -> None:
-    result = piped(f":model runs/tiny-{kind}", "three one four", options=("--engine", "torch"))
+    result = piped(f":model runs/tiny-{kind}", "three one four", options=("--engine", "torch", "--beam-size", "3"))
     path = folder / "runs" / f"tiny-{kind}"
     translator = Translator.load(path, "cpu")
-    assert result.out == f"{translator('three one four')}\n"
+    assert result.out == f"{translator.with_decoding(beam_size=3)('three one four')}\n"
     facts = dict(re.split(r"  +", line, maxsplit=1) for line in answers(result.err))
     assert facts["run"] == f"runs/tiny-{kind}"
     assert facts["attention"] == f"{kind}, 2 heads"
+    assert facts["search"] == "beam 3, length penalty 1"
     assert facts["parameters"] == f"{sum(weights.numel() for weights in translator.model.parameters()):,}"
     sigma = translator.model.decoder[0].cross.attention.sigma().tolist()  # type: ignore[union-attr]
     shown = facts.get("σ decoder.0.cross.attention")
