@@ -211,8 +211,13 @@ def _joined(source: str, parts: list[Translation], n_best: int) -> Translation:
     combinations: list[list[Candidate]] = [[]]
     for part in parts:
         longer = ([*combination, hypothesis] for combination in combinations for hypothesis in part.hypotheses)
-        combinations = heapq.nlargest(n_best, longer, key=lambda chosen: sum(h.normalised_score for h in chosen))
+        combinations = heapq.nlargest(n_best, longer, key=_rank)
     return Translation(source, [_together(parts, combination) for combination in combinations], parts)
+
+
+def _rank(chosen: list[Candidate]) -> int:
+    """The sum of normalised scores, in thousandths: equal parts make equal combinations, no rounding orders them."""
+    return sum(round(1000 * hypothesis.normalised_score) for hypothesis in chosen)
 
 
 def _together(parts: list[Translation], chosen: list[Candidate]) -> Candidate:
