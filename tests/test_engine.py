@@ -89,8 +89,10 @@ def test_both_engines_give_the_same_lines_with_the_same_scores(
     exported: Exported, lines: list[str], kind: str, beam_size: int
 ) -> None:
     run = Run(exported.paper if kind == "paper" else exported.run(kind))
-    theirs = Translator.load(run.folder, "cpu").with_decoding(beam_size).translate(lines, n_best=beam_size)
-    ours = OnnxTranslator.of_run(run, "float32", 1).with_decoding(beam_size).translate(lines, n_best=beam_size)
+    theirs = Translator.load(run.folder, "cpu").with_decoding(beam_size=beam_size).translate(lines, n_best=beam_size)
+    ours = (
+        OnnxTranslator.of_run(run, "float32", 1).with_decoding(beam_size=beam_size).translate(lines, n_best=beam_size)
+    )
     assert len({translation.text for translation in theirs}) > 10, "or nothing is compared"
     for one, other in zip(ours, theirs, strict=True):
         assert (one.source, one.cut) == (other.source, other.cut)
@@ -163,7 +165,9 @@ def test_bf16_products_are_in_use_and_near_float32(
     exported: Exported, lines: list[str], kind: str, beam_size: int
 ) -> None:
     run, cpu = Run(exported.run(kind)), torch.device("cpu")
-    exact, half = (Translator.of_run(run, cpu, precision).with_decoding(beam_size) for precision in ("fp32", "bf16"))
+    exact, half = (
+        Translator.of_run(run, cpu, precision).with_decoding(beam_size=beam_size) for precision in ("fp32", "bf16")
+    )
     gaps = [abs(a.score - b.score) for a, b in zip(exact.translate(lines), half.translate(lines), strict=True)]
     assert 0 < statistics.median(gaps) < 0.1  # where a near-tie falls otherwise, the texts and their scores differ
 
