@@ -45,7 +45,8 @@ def search(
 ) -> list[list[Hypothesis]]:
     """The hypotheses of each sentence, as `search.search` finds them."""
     if config.sample:
-        draws = Draws(config.seed, numbers or range(1, len(max_length_B) + 1), n_best)
+        numbers = range(1, len(max_length_B) + 1) if numbers is None else numbers
+        draws = Draws(config.seed, numbers, n_best)
         return sample(stepper, max_length_B, config, rules, draws)
     if config.beam_size == n_best == 1:
         return greedy(stepper, max_length_B, config, rules)

@@ -52,7 +52,8 @@ def search(
     numbers: of each sentence in the caller's input, which samples depend on; 1, 2, ... where not given.
     """
     if config.sample:
-        draws = Draws(config.seed, numbers or range(1, len(max_length_B) + 1), n_best)
+        numbers = range(1, len(max_length_B) + 1) if numbers is None else numbers
+        draws = Draws(config.seed, numbers, n_best)
         return sample(stepper, max_length_B, config, rules, draws)
     if config.beam_size == n_best == 1:
         return greedy(stepper, max_length_B, config, rules)

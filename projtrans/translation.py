@@ -152,7 +152,8 @@ class SentenceTranslator(ABC):
         begun = [self.prefix] * len(texts) if prefixes is None else self._prefixes(prefixes)
         if len(begun) != len(texts):
             raise ConfigError(f"prefixes: {len(begun)} for {len(texts)} texts; give one for each")
-        asked = list(zip(encoded, begun, numbers or range(1, len(texts) + 1), strict=True))
+        numbers = range(1, len(texts) + 1) if numbers is None else numbers
+        asked = list(zip(encoded, begun, numbers, strict=True))
         results = [Translation(text, [self._candidate("", NOTHING)]) for text in texts]
         spoken = [i for i, text in enumerate(texts) if text.strip()]
         tokens = self.batch_tokens // n_best if self.decoding.sample else self.batch_tokens

@@ -125,10 +125,12 @@ def test_both_engines_do_what_is_asked_of_the_search(
         translator.with_decoding(**asked).with_token_scores().translate(lines, n_best=3, prefixes=prefixes)
         for translator in (Translator.load(run.folder, "cpu"), OnnxTranslator.of_run(run, "float32", 1))
     )
-    for one, other in zip(ours, theirs, strict=True):
-        for mine, that in zip(one.hypotheses, other.hypotheses, strict=True):
-            assert (mine.translation, mine.pieces) == (that.translation, that.pieces)
-            assert mine.token_scores == pytest.approx(that.token_scores, abs=NEAR)
+    pairs = [(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x.hypotheses, y.hypotheses, strict=True)]
+    same = [(mine, that) for mine, that in pairs if mine.pieces == that.pieces]
+    assert len(pairs) - len(same) <= ("sample" in asked) * len(pairs) / 100  # a chance may fall on the edge of a piece
+    for mine, that in same:
+        assert mine.translation == that.translation
+        assert mine.token_scores == pytest.approx(that.token_scores, abs=NEAR)
 
 
 def test_all_formats_and_the_filter_say_the_same(exported: Exported, lines: list[str], tmp_path: Path) -> None:
