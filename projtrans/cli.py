@@ -5,11 +5,11 @@ imports what it calls when it is called: `--help` never waits.
 """
 
 import json as jsonlib
-import math
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from projtrans.launch import Flags, Launch
     from projtrans.run import Run
     from projtrans.translate import Translator
+    from projtrans.translation import SentenceTranslator
 
+    AnyTranslator = TypeVar("AnyTranslator", bound=SentenceTranslator)
+
+SearchFlags = Mapping[str, float | None]
+"""Flags by the names of the settings that they change; None: not given."""
 
 VERSION = "Print the version."
 
@@ -241,7 +246,8 @@ def evaluate(
         raise ConfigError("evaluate: --source and --reference belong together; give both")
     opened = open_run(run)
     pairs = _own_pairs(source, reference) if source and reference else _split_pairs(opened, data, split)
-    translator = _translator(opened, device, threads, beam_size, length_penalty)
+    flags = {"beam_size": beam_size, "length_penalty": length_penalty}
+    translator = _translator(opened, device, threads, flags)
     name = str(source or split)
     with console.Bar("translating", quiet) as bar:
         result, translations = evaluating.evaluate(translator, pairs, run=str(opened.folder), split=name, report=bar)
@@ -295,11 +301,12 @@ def compare(
     from projtrans import console, figure, report
 
     figure.check(figures or [])
+    flags = {"beam_size": beam_size, "length_penalty": length_penalty}
     opened = comparing.open_runs(runs)
     with console.Bars(quiet) as bars:
         found = comparing.compare(
             opened,
-            lambda run: _translator(run, device, threads, beam_size, length_penalty),
+            lambda run: _translator(run, device, threads, flags),
             data=data or [],
             prompts=prompts,
             report=bars,
@@ -323,7 +330,16 @@ def translate(
     beam_size: o.BeamSize = None,
     length_penalty: o.LengthPenalty = None,
     n_best: o.NBest = 1,
+    min_length: o.MinLength = None,
+    max_length: o.MaxLength = None,
+    no_repeat_ngram: o.NoRepeatNgram = None,
+    prefix: o.Prefix = None,
+    sample: o.Sample = None,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    seed: o.SampleSeed = None,
     format: o.Format = "text",
+    token_scores: o.TokenScores = False,
     interactive: o.Interactive = False,
     engine: o.Engine = "auto",
     precision: o.Precision = None,
@@ -348,12 +364,20 @@ def translate(
         raise ConfigError(f"--n-best {n_best}: a line of text holds one translation; add --format tsv or json")
     if sys.stdin is None and not text and input in (None, "-"):
         raise DataError("standard input: closed; give TEXT or --input FILE")
+    if token_scores and format == "text":
+        raise ConfigError("--token-scores: a line of text holds the translation alone; add --format tsv or json")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
-    _check_penalty(length_penalty)
     opened = open_translator(
         open_run(model), engine, precision=precision, device=device, threads=threads, note=noting(quiet)
     )
-    translator = opened.with_decoding(beam_size, length_penalty)
+    flags = {"beam_size": beam_size, "length_penalty": length_penalty, "no_repeat_ngram": no_repeat_ngram}
+    flags |= {"min_length": min_length, "max_length": max_length}
+    flags |= {"sample": sample, "temperature": temperature, "top_k": top_k, "seed": seed}
+    translator = _searching(opened, flags)
+    if prefix:
+        translator = translator.with_prefix(prefix)
+    if token_scores:
+        translator = translator.with_token_scores()
     if prompted:
         from projtrans.prompt import prompt
 
@@ -386,17 +410,29 @@ def export(
         noting(quiet)(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
 
 
-def _translator(
-    run: "Run", device: str, threads: int | None, beam_size: int | None, length_penalty: float | None
-) -> "Translator":
+def _translator(run: "Run", device: str, threads: int | None, flags: SearchFlags) -> "Translator":
     from projtrans import device as devices
     from projtrans.translate import Translator
 
-    _check_penalty(length_penalty)
     devices.use_threads(threads)
-    return Translator.of_run(run, devices.choose(device)).with_decoding(beam_size, length_penalty)
+    return _searching(Translator.of_run(run, devices.choose(device)), flags)
 
 
-def _check_penalty(length_penalty: float | None) -> None:
-    if length_penalty is not None and not 0 <= length_penalty < math.inf:
-        raise ConfigError(f"--length-penalty {length_penalty:g}: must be a number, 0 or more")
+def _searching(translator: "AnyTranslator", flags: SearchFlags) -> "AnyTranslator":
+    """The translator with the search settings that flags give; raises ConfigError with the name of a flag."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        changed = translator.with_decoding(**given)
+    except ConfigError as error:
+        name, _, problem = str(error).partition(":")
+        raise ConfigError(f"{_flag(name) if name in given else f'decoding.{name}'}:{problem}") from error
+    sampling = changed.decoding.sample
+    for name in ("beam_size", "length_penalty") if sampling else ("temperature", "top_k", "seed"):
+        if name in given:
+            remedy = "samples are not searched for; leave it out" if sampling else "only samples have it; add --sample"
+            raise ConfigError(f"{_flag(name)} {given[name]}: {remedy}")
+    return changed
+
+
+def _flag(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"

@@ -331,6 +331,8 @@ def scores(evaluation: Any) -> Table:
         sources = f"{evaluation.distinct_sources:,} distinct sources, all references"
         table.add_row(f"BLEU, {sources}", f"{multiple.score:.2f}  {multiple.signature}")
     table.add_row("beam size, length penalty", f"{evaluation.beam_size}, {evaluation.length_penalty:g}")
+    for name, value in evaluation.search.items():
+        table.add_row(name, str(value))
     table.add_row("seconds", f"{evaluation.seconds:.1f}")
     return table
 

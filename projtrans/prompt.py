@@ -19,10 +19,10 @@ def prompt(translator: SentenceTranslator, n_best: int, quiet: bool) -> None:
     """
     console.note("A sentence and Enter translates; Ctrl-D or :quit leaves.", quiet)
     with _history():
-        for line in _typed():
+        for number, line in enumerate(_typed(), 1):
             if not line.strip():
                 continue
-            translation = translator.translate([line], n_best=n_best)[0]
+            translation = translator.translate([line], n_best=n_best, numbers=[number])[0]
             for hypothesis in translation.hypotheses:
                 score = f"{hypothesis.score:8.3f}  " if n_best > 1 else ""
                 print(f"{score}{hypothesis.translation}", flush=True)

@@ -18,8 +18,10 @@ STREAM_LINES = 2048
 def streamed(translator: SentenceTranslator, name: str | None, n_best: int) -> Iterator[Translation]:
     """The translations of a file, or of standard input as its lines come."""
     if name is None or name == "-":
+        first = 1
         for lines in arriving():
-            yield from translator.translate(lines, n_best=n_best)
+            yield from translator.translate(lines, n_best=n_best, numbers=range(first, first + len(lines)))
+            first += len(lines)
     else:
         yield from translator.stream(files.read_lines(Path(name)), n_best=n_best)
 
@@ -59,6 +61,6 @@ def rendered(translations: Iterable[Translation], format: str, note: Callable[[s
         if format == "text":
             yield translation.text
         elif format == "tsv":
-            yield from (f"{h.score:.6f}\t{h.translation}" for h in translation.hypotheses)
+            yield from ("\t".join(h.columns()) for h in translation.hypotheses)
         else:
             yield json.dumps(translation.to_json(), ensure_ascii=False)

@@ -11,6 +11,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +104,12 @@ class Tokenizer:
     def pieces_target(self, ids: Sequence[int]) -> list[str]:
         """The pieces as SentencePiece writes them: ▁ begins a word."""
         return [self._target.id_to_piece(id_) for id_ in ids]
+
+    @cached_property
+    def joining_ids(self) -> list[int]:
+        """The target ids that continue a word: ▁ does not begin their pieces."""
+        pieces = self.pieces_target(range(self.target_size))
+        return [id_ for id_, piece in enumerate(pieces) if id_ >= _SPECIAL and not piece.startswith("\u2581")]
 
     def normal_form(self, text: str) -> str:
         """The text as the tokenizer sees it: `decode_target(encode_target(text))`, unknown words aside."""

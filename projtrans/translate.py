@@ -12,7 +12,7 @@ from projtrans import device as devices
 from projtrans.batching import Layout
 from projtrans.checkpoint import load_model
 from projtrans.corpus import CorpusConfig
-from projtrans.decoding import DecodingConfig, Hypothesis
+from projtrans.decoding import DecodingConfig, Hypothesis, Rules
 from projtrans.multihead import KeysValues
 from projtrans.run import Run, open_run
 from projtrans.search import search
@@ -60,7 +60,14 @@ class Translator(SentenceTranslator):
 
     @torch.inference_mode()
     def search(
-        self, sources: list[list[int]], limits: list[int], decoding: DecodingConfig, n_best: int
+        self,
+        sources: list[list[int]],
+        limits: list[int],
+        decoding: DecodingConfig,
+        rules: Rules,
+        *,
+        n_best: int,
+        numbers: list[int],
     ) -> list[list[Hypothesis]]:
         """By the model and search.py."""
         with devices.autocast(self.device, self.precision):
@@ -71,10 +78,9 @@ class Translator(SentenceTranslator):
                 _Decoder(self.model, memory, len(sources)),
                 torch.tensor(limits, device=self.device),
                 decoding,
-                bos_id=self.layout.bos_id,
-                eos_id=self.layout.eos_id,
-                banned_ids=self.banned_ids,
+                rules,
                 n_best=n_best,
+                numbers=numbers,
             )
 
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from projtrans import Translator
+from projtrans.decoding import Rules
 from projtrans.prepare import read_split
 from projtrans.search import search
 from projtrans.translate import _Decoder
@@ -230,11 +231,13 @@ def test_a_score_is_that_of_forced_rescoring(translator: Translator, sentences: 
             memory = model.encode(torch.tensor([source]), None)
             (hypotheses,) = search(
                 _Decoder(model, memory, 1),
-                torch.tensor([decoder.decoding.max_length(len(source))]),
+                torch.tensor([decoder.decoding.longest(len(source))]),
                 decoder.decoding,
-                bos_id=layout.bos_id,
-                eos_id=layout.eos_id,
-                banned_ids=[layout.pad_id, layout.bos_id, tokenizer.unk_id],
+                Rules(
+                    bos_id=layout.bos_id,
+                    eos_id=layout.eos_id,
+                    banned_ids=[layout.pad_id, layout.bos_id, tokenizer.unk_id],
+                ),
                 n_best=beam_size,
             )
             assert len(hypotheses) == len(translation.hypotheses)
