@@ -324,6 +324,9 @@ def translate(
     length_penalty: o.LengthPenalty = None,
     n_best: o.NBest = 1,
     format: o.Format = "text",
+    on_error: o.OnError = "fail",
+    buffer: o.Buffer = 0.0,
+    resume: o.ResumeTranslation = False,
     interactive: o.Interactive = False,
     engine: o.Engine = "auto",
     precision: o.Precision = None,
@@ -338,7 +341,6 @@ def translate(
 
     Example: printf 'Hello.\\n' | projtrans translate
     """
-    from projtrans import streams
     from projtrans.engine import open_translator
     from projtrans.run import open_run
 
@@ -350,17 +352,25 @@ def translate(
         raise DataError("standard input: closed; give TEXT or --input FILE")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
     _check_penalty(length_penalty)
-    opened = open_translator(
-        open_run(model), engine, precision=precision, device=device, threads=threads, note=noting(quiet)
-    )
+    if not 0 <= buffer < math.inf:
+        raise ConfigError(f"--buffer {buffer:g}: must be seconds, 0 or more")
+    if resume and (prompted or None in (input, output) or "-" in (input, output)):
+        raise ConfigError("--resume: goes on from a file to a file; give --input FILE and --output FILE")
+    run = open_run(model)
+    opened = open_translator(run, engine, precision=precision, device=device, threads=threads, note=noting(quiet))
     translator = opened.with_decoding(beam_size, length_penalty)
     if prompted:
         from projtrans.prompt import prompt
 
         prompt(translator, n_best, quiet)
         return
-    translations = translator.translate(text, n_best=n_best) if text else streams.streamed(translator, input, n_best)
-    write(streams.rendered(translations, format, noting(quiet)), output)
+    from projtrans import filtering
+
+    filter = filtering.Filter(translator, n_best, format, on_error)
+    if text:
+        filtering.filter_texts(filter, text, output, quiet)
+    else:
+        filtering.filter_lines(filter, run, input, output, buffer=buffer, resume=resume, quiet=quiet)
 
 
 @app.command()

@@ -94,6 +94,24 @@ Format = Annotated[
     Literal["text", "tsv", "json"],
     _option("text: a translation a line; tsv: score and translation; json: an object a line [default: text]."),
 ]
+OnError = Annotated[
+    Literal["fail", "blank", "copy"],
+    _option(
+        "What a line gives that cannot be translated, one that is not UTF-8 say: fail ends with its number; blank: an "
+        "empty line, copy: itself, each with a warning [default: fail].",
+    ),
+]
+Buffer = Annotated[
+    float,
+    _option(
+        "How long a line from a pipe may wait for others to be translated with it; 0 takes what is there [default: 0].",
+        metavar="SECONDS",
+    ),
+]
+ResumeTranslation = Annotated[
+    bool,
+    _option("From --input FILE to --output FILE: go on where that was stopped.", "--resume"),
+]
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
 Engine = Annotated[
     Literal["auto", "torch", "onnx"],

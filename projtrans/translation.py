@@ -33,6 +33,7 @@ class Translation:
     source: str
     hypotheses: list[Candidate]
     cut: bool = False  # the source was longer than the model's maximum, and its end was left out
+    problem: str | None = None  # why there is no translation, but what stands in for one
 
     @property
     def text(self) -> str:
@@ -47,7 +48,8 @@ class Translation:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: source, translation, score and all hypotheses."""
         best = {"source": self.source, "translation": self.text, "score": self.score}
-        return best | {"hypotheses": [asdict(hypothesis) for hypothesis in self.hypotheses]}
+        problem = {} if self.problem is None else {"problem": self.problem}
+        return best | {"hypotheses": [asdict(hypothesis) for hypothesis in self.hypotheses]} | problem
 
 
 class SentenceTranslator(ABC):
@@ -55,6 +57,9 @@ class SentenceTranslator(ABC):
 
     batch_tokens = 1024
     """Source pieces decoded together, padding included, before the beam multiplies them."""
+
+    engine: str
+    """What computes; other engines round otherwise."""
 
     def __init__(
         self, tokenizer: Tokenizer, decoding: DecodingConfig, *, longest_source: int, longest_target: int | None
@@ -90,11 +95,11 @@ class SentenceTranslator(ABC):
             yield from self.translate(chunk, n_best=n_best)
 
     def translate(self, texts: Sequence[str], *, n_best: int = 1) -> list[Translation]:
-        """One translation a text, in order; a blank text gives an empty one with score 0."""
+        """One translation a text, in order; a text without a piece (a blank one) gives an empty one with score 0."""
         encoded = self.tokenizer.encode_source(texts)
         results = [Translation(text, [Candidate("", 0.0)]) for text in texts]
-        spoken = [i for i, text in enumerate(texts) if text.strip()]
-        for indices in _batches({i: len(encoded[i]) for i in spoken}, self.batch_tokens):
+        spoken = [i for i, ids in enumerate(encoded) if any(id_ != self.tokenizer.eos_id for id_ in ids)]
+        for indices in _batches({i: min(len(encoded[i]), self.longest_source) for i in spoken}, self.batch_tokens):
             for i, hypotheses in zip(indices, self._candidates([encoded[i] for i in indices], n_best), strict=True):
                 results[i] = Translation(texts[i], hypotheses, len(encoded[i]) > self.longest_source)
         return results
