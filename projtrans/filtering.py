@@ -66,8 +66,10 @@ def filter_lines(
     hidden = quiet or (target is None and sys.stdout.isatty())
     with Warnings(noting(quiet)) as warn, console.Bar("translating", hidden, unit="lines") as bar:
         if source and target and kept:
-            with _stoppable(Unfinished(target, filter.made_with(run, source), resume=resume)) as unfinished:
-                _file_to_file(filter, source, unfinished, warn, bar)
+            with _stoppable(Unfinished(target, filter.made_with(run, source), resume=resume)) as out:
+                if resume:
+                    warn.note(f"{out.file_path}: {out.done.lines:,} lines are translated already")
+                _file_to_file(filter, source, out, warn, bar)
         else:
             write(_streamed(filter, source, buffer, warn, bar), output)
 
@@ -99,7 +101,7 @@ def _file_to_file(filter: Filter, source: Path, out: Unfinished, warn: Warnings,
         total = None if total is None else start.lines + total
         bar(start.lines, total)
         # Always windows of one size: those of an output that is gone on with are then the same.
-        for window in windows(stream, first_lines=WINDOW, start=start):
+        for window in windows(stream, first_lines=WINDOW, most_lines=WINDOW, start=start):
             out.write(filter.lines(window.lines, str(source), warn))
             out.keep(window.end.lines, window.end.bytes)
             bar(window.end.lines, total)
@@ -116,7 +118,7 @@ def _stoppable(out: Unfinished) -> Iterator[Unfinished]:
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
         again = [*sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
         raise Interrupted(
-            f"stopped after {out.done.lines:,} lines; go on with: {shlex.join(['projtrans', *again])}", number
+            f"stopped after {out.kept_lines:,} lines; go on with: {shlex.join(['projtrans', *again])}", number
         ) from stop
     except LineError as error:
         raise DataError(f"{error}; the output before it is in {out.file_path}") from error

@@ -85,6 +85,12 @@ class Unfinished:
         with contextlib.suppress(OSError):  # what could not be written on a full disk is told already
             self.file.close()
 
+    @property
+    def kept_lines(self) -> int:
+        """Lines of the input that whoever goes on need not translate; asks the disk, as an interruption may come between."""
+        found = Record.read(self.record_path)
+        return found.done.lines if found else 0
+
     def write(self, lines: Iterable[str]) -> None:
         """Add lines; they are to be gone on from only when `keep` has been called."""
         self.file.writelines(f"{line}\n".encode("utf-8", "replace") for line in lines)
@@ -93,8 +99,7 @@ class Unfinished:
         """Have on the disk what was written, as the output of so many lines and bytes of the input."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.done = Done(lines, read, self.file.tell())
-        self._save()
+        self._save(Done(lines, read, self.file.tell()))
 
     def finish(self) -> None:
         """Put the output in its place."""
@@ -105,8 +110,9 @@ class Unfinished:
         files.remove_leftovers(self.record_path)
         files.sync(self.path)
 
-    def _save(self) -> None:
-        files.write_json(self.record_path, asdict(Record(self.made_with, self.done)))
+    def _save(self, done: Done) -> None:
+        files.write_json(self.record_path, asdict(Record(self.made_with, done)))
+        self.done = done
 
     def _go_on(self) -> None:
         """Where the record says, or from the beginning."""
@@ -123,7 +129,7 @@ class Unfinished:
             if self.file.tell() < found.done.written:
                 raise DataError(f"{self.file_path}: shorter than its record says; delete it to begin anew")
             self.done = found.done
-        self._save()
+        self._save(self.done)
         self.file.truncate(self.done.written)
 
     def _lock(self) -> None:

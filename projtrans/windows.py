@@ -21,7 +21,7 @@ from projtrans.errors import DataError
 from projtrans.translation import WINDOW
 
 FIRST_LINES = 64
-"""Lines of a stream's first window; every full one lets the next be twice as long, up to WINDOW."""
+"""Lines of the first window, which ought to be seen soon; every full one lets the next be twice as long."""
 
 WINDOW_CHARACTERS = 1 << 18
 """Text that closes a window, so that lines around long ones do not wait for 2,048 of them."""
@@ -88,7 +88,12 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def windows(
-    stream: IO[bytes], *, buffer: float = 0.0, first_lines: int = FIRST_LINES, start: Place | None = None
+    stream: IO[bytes],
+    *,
+    buffer: float = 0.0,
+    first_lines: int = FIRST_LINES,
+    most_lines: int = WINDOW,
+    start: Place | None = None,
 ) -> Iterator[Window]:
     """The lines of a stream that stands at `start`.
 
@@ -108,7 +113,7 @@ def windows(
             window.add(line, begun.place)
             if window.full:
                 yield window
-                window = Window(min(2 * window.capacity, WINDOW))
+                window = Window(min(2 * window.capacity, most_lines))
         if not data:
             break
     if window.lines:
@@ -184,8 +189,9 @@ class _Begun:
 
 
 def _decoded(data: bytes, number: int, cut: bool) -> Line:
+    data = data if cut else data.removesuffix(b"\r")
     try:
         text, _ = codecs.utf_8_decode(data, "strict", not cut)  # the cut may go through a character
     except UnicodeDecodeError as error:
         return Line(number, data.decode("utf-8", "replace"), f"not valid UTF-8 ({error.reason})", cut)
-    return Line(number, text if cut else text.removesuffix("\r"), cut=cut)
+    return Line(number, text, cut=cut)
