@@ -5,11 +5,12 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from projtrans import __version__, console, files, onnx_engine
+from projtrans import __version__, files, onnx_engine
 from projtrans.errors import ConfigError, DataError, Interrupted, LineError
 from projtrans.run import Run
 from projtrans.shell import noting, write
@@ -17,6 +18,9 @@ from projtrans.streams import OnError, Warnings, rendered, translated
 from projtrans.translation import WINDOW, SentenceTranslator
 from projtrans.unfinished import Unfinished
 from projtrans.windows import Line, Place, lines_left, opened, windows
+
+if TYPE_CHECKING:
+    from projtrans.console import Bar
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def filter_lines(
     if resume and not kept:
         raise ConfigError("--resume: goes on from a file to a file; --input and --output must not be pipes or devices")
     hidden = quiet or (target is None and sys.stdout.isatty())
-    with Warnings(noting(quiet)) as warn, console.Bar("translating", hidden, unit="lines") as bar:
+    with Warnings(noting(quiet)) as warn, _bar(hidden) as bar:
         if source and target and kept:
             with _stoppable(Unfinished(target, filter.made_with(run, source), resume=resume)) as out:
                 if resume:
@@ -74,6 +78,15 @@ def filter_lines(
             write(_streamed(filter, source, buffer, warn, bar), output)
 
 
+def _bar(hidden: bool) -> "AbstractContextManager[Bar | None]":
+    """A bar where there is somebody to see it; nobody else waits for what draws it to be imported."""
+    if hidden or sys.stderr is None or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from projtrans.console import Bar
+
+    return Bar("translating", unit="lines")
+
+
 def _path(name: str | None) -> Path | None:
     return None if name in (None, "-") else Path(name)
 
@@ -81,30 +94,33 @@ def _path(name: str | None) -> Path | None:
 # ------------------------------------------------------------------------------------------------------ in a stream
 
 
-def _streamed(filter: Filter, source: Path | None, buffer: float, warn: Warnings, bar: console.Bar) -> Iterator[str]:
+def _streamed(filter: Filter, source: Path | None, buffer: float, warn: Warnings, bar: "Bar | None") -> Iterator[str]:
     name = "standard input" if source is None else str(source)
     with opened(source) if source else contextlib.nullcontext(sys.stdin.buffer) as stream:
-        total = lines_left(stream) if bar.shown else None
+        total = lines_left(stream) if bar else None
         for window in windows(stream, buffer=buffer):
             yield from filter.lines(window.lines, name, warn)
-            bar(window.end.lines, total)
+            if bar:
+                bar(window.end.lines, total)
 
 
 # ------------------------------------------------------------------------------------------------- from file to file
 
 
-def _file_to_file(filter: Filter, source: Path, out: Unfinished, warn: Warnings, bar: console.Bar) -> None:
+def _file_to_file(filter: Filter, source: Path, out: Unfinished, warn: Warnings, bar: "Bar | None") -> None:
     start = Place(out.done.lines, out.done.read)
     with opened(source) as stream:
         stream.seek(start.bytes)
-        total = lines_left(stream) if bar.shown else None
+        total = lines_left(stream) if bar else None
         total = None if total is None else start.lines + total
-        bar(start.lines, total)
+        if bar:
+            bar(start.lines, total)
         # Always windows of one size: those of an output that is gone on with are then the same.
         for window in windows(stream, first_lines=WINDOW, most_lines=WINDOW, start=start):
             out.write(filter.lines(window.lines, str(source), warn))
             out.keep(window.end.lines, window.end.bytes)
-            bar(window.end.lines, total)
+            if bar:
+                bar(window.end.lines, total)
     out.finish()
 
 

@@ -87,7 +87,7 @@ class Unfinished:
 
     @property
     def kept_lines(self) -> int:
-        """Lines of the input that whoever goes on need not translate; asks the disk, as an interruption may come between."""
+        """Lines of the input that need not be translated again; as the disk has it, wherever an interruption came."""
         found = Record.read(self.record_path)
         return found.done.lines if found else 0
 
