@@ -5,6 +5,7 @@ imports what it calls when it is called: `--help` never waits.
 """
 
 import json as jsonlib
+import math
 import signal
 import sys
 from collections.abc import Mapping
@@ -340,6 +341,9 @@ def translate(
     seed: o.SampleSeed = None,
     format: o.Format = "text",
     token_scores: o.TokenScores = False,
+    on_error: o.OnError = "fail",
+    buffer: o.Buffer = 0.0,
+    resume: o.ResumeTranslation = False,
     interactive: o.Interactive = False,
     engine: o.Engine = "auto",
     precision: o.Precision = None,
@@ -354,7 +358,6 @@ def translate(
 
     Example: printf 'Hello.\\n' | projtrans translate
     """
-    from projtrans import streams
     from projtrans.engine import open_translator
     from projtrans.run import open_run
 
@@ -367,9 +370,12 @@ def translate(
     if token_scores and format == "text":
         raise ConfigError("--token-scores: a line of text holds the translation alone; add --format tsv or json")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
-    opened = open_translator(
-        open_run(model), engine, precision=precision, device=device, threads=threads, note=noting(quiet)
-    )
+    if not 0 <= buffer < math.inf:
+        raise ConfigError(f"--buffer {buffer:g}: must be seconds, 0 or more")
+    if resume and (prompted or None in (input, output) or "-" in (input, output)):
+        raise ConfigError("--resume: goes on from a file to a file; give --input FILE and --output FILE")
+    run = open_run(model)
+    opened = open_translator(run, engine, precision=precision, device=device, threads=threads, note=noting(quiet))
     flags = {"beam_size": beam_size, "length_penalty": length_penalty, "no_repeat_ngram": no_repeat_ngram}
     flags |= {"min_length": min_length, "max_length": max_length}
     flags |= {"sample": sample, "temperature": temperature, "top_k": top_k, "seed": seed}
@@ -383,8 +389,13 @@ def translate(
 
         prompt(translator, n_best, quiet)
         return
-    translations = translator.translate(text, n_best=n_best) if text else streams.streamed(translator, input, n_best)
-    write(streams.rendered(translations, format, noting(quiet)), output)
+    from projtrans import filtering
+
+    filter = filtering.Filter(translator, n_best, format, on_error)
+    if text:
+        filtering.filter_texts(filter, text, output, quiet)
+    else:
+        filtering.filter_lines(filter, run, input, output, buffer=buffer, resume=resume, quiet=quiet)
 
 
 @app.command()

@@ -114,6 +114,7 @@ class OnnxTranslator(SentenceTranslator):
         decoding: DecodingConfig,
     ) -> None:
         self.encoder, self.decoder, self.mask_padding = encoder, decoder, export.mask_padding
+        self.engine = f"onnx in {export.precision}"
         longest = {"longest_source": export.longest_source, "longest_target": export.longest_target}
         super().__init__(tokenizer, decoding, **longest)
 

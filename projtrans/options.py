@@ -135,6 +135,24 @@ SampleSeed = Annotated[
 TokenScores = Annotated[
     bool, _option("With tsv or json: the pieces of every translation and their log-probabilities.", "--token-scores")
 ]
+OnError = Annotated[
+    Literal["fail", "blank", "copy"],
+    _option(
+        "What a line gives that cannot be translated, one that is not UTF-8 say: fail ends with its number; blank: an "
+        "empty line, copy: itself, each with a warning [default: fail].",
+    ),
+]
+Buffer = Annotated[
+    float,
+    _option(
+        "How long a line from a pipe may wait for others to be translated with it; 0 takes what is there [default: 0].",
+        metavar="SECONDS",
+    ),
+]
+ResumeTranslation = Annotated[
+    bool,
+    _option("From --input FILE to --output FILE: go on where that was stopped.", "--resume"),
+]
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
 Engine = Annotated[
     Literal["auto", "torch", "onnx"],

@@ -94,8 +94,11 @@ class Tokenizer:
         return self._sample(self._target, texts, dropout, seeds)
 
     def decode_target(self, sentences: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each list of target ids; special ids vanish, an unknown word reads [UNK]."""
-        return [str(self._target.decode(list(ids))).strip() for ids in sentences]
+        """The text of each list of target ids; special ids vanish, an unknown word reads [UNK].
+
+        Single spaces, as in the normal form: pieces of single bytes may spell line ends and tabs.
+        """
+        return [" ".join(str(self._target.decode(list(ids))).split()) for ids in sentences]
 
     def pieces_source(self, ids: Sequence[int]) -> list[str]:
         """The pieces as SentencePiece writes them: ▁ begins a word."""

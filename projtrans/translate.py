@@ -41,6 +41,7 @@ class Translator(SentenceTranslator):
         precision: devices.Precision = "fp32",
     ) -> None:
         self.model, self.layout, self.device, self.precision = model, layout, device, precision
+        self.engine = f"torch on {device.type} in {precision}"
         # There are no positions beyond a learned table.
         longest_target = layout.max_length if model.config.positions == "learned" else None
         super().__init__(tokenizer, decoding, longest_source=layout.max_length, longest_target=longest_target)

@@ -51,6 +51,7 @@ class Translation:
     source: str
     hypotheses: list[Candidate]
     cut: bool = False  # the source was longer than the model's maximum, and its end was left out
+    problem: str | None = None  # why there is no translation, but what stands in for one
 
     @property
     def text(self) -> str:
@@ -65,7 +66,8 @@ class Translation:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: source, translation, score and all hypotheses."""
         best = {"source": self.source, "translation": self.text, "score": self.score}
-        return best | {"hypotheses": [hypothesis.to_json() for hypothesis in self.hypotheses]}
+        problem = {} if self.problem is None else {"problem": self.problem}
+        return best | {"hypotheses": [hypothesis.to_json() for hypothesis in self.hypotheses]} | problem
 
 
 class SentenceTranslator(ABC):
@@ -73,6 +75,9 @@ class SentenceTranslator(ABC):
 
     batch_tokens = 1024
     """Source pieces decoded together, padding included, before the beam multiplies them; samples count each."""
+
+    engine: str
+    """What computes; other engines round otherwise."""
 
     def __init__(
         self, tokenizer: Tokenizer, decoding: DecodingConfig, *, longest_source: int, longest_target: int | None
@@ -143,7 +148,7 @@ class SentenceTranslator(ABC):
         prefixes: Sequence[str] | None = None,
         numbers: Sequence[int] | None = None,
     ) -> list[Translation]:
-        """One translation a text, in order; a blank text gives an empty one with score 0.
+        """One translation a text, in order; a text without a piece (a blank one) gives an empty one with score 0.
 
         prefixes: what each translation begins with, instead of the translator's own prefix; errors as `with_prefix`.
         numbers: of the texts in the whole input, which samples depend on; 1, 2, ... where not given.
@@ -154,10 +159,10 @@ class SentenceTranslator(ABC):
             raise ConfigError(f"prefixes: {len(begun)} for {len(texts)} texts; give one for each")
         numbers = range(1, len(texts) + 1) if numbers is None else numbers
         asked = list(zip(encoded, begun, numbers, strict=True))
-        results = [Translation(text, [self._candidate("", NOTHING)]) for text in texts]
-        spoken = [i for i, text in enumerate(texts) if text.strip()]
+        results = [Translation(text, [self.stand_in()]) for text in texts]
+        spoken = [i for i, ids in enumerate(encoded) if any(id_ != self.tokenizer.eos_id for id_ in ids)]
         tokens = self.batch_tokens // n_best if self.decoding.sample else self.batch_tokens
-        for indices in _batches({i: len(encoded[i]) for i in spoken}, tokens):
+        for indices in _batches({i: min(len(encoded[i]), self.longest_source) for i in spoken}, tokens):
             for i, hypotheses in zip(indices, self._candidates([asked[i] for i in indices], n_best), strict=True):
                 results[i] = Translation(texts[i], hypotheses, len(encoded[i]) > self.longest_source)
         return results
@@ -192,6 +197,10 @@ class SentenceTranslator(ABC):
         found = self.search(sources, limits, decoding, self._rules(prefixes), n_best=n_best, numbers=numbers)
         texts = iter(self.tokenizer.decode_target([h.tokens for hypotheses in found for h in hypotheses]))
         return [[self._candidate(next(texts), h) for h in hypotheses] for hypotheses in found]
+
+    def stand_in(self, text: str = "") -> Candidate:
+        """What stands in the place of a translation that no model made."""
+        return self._candidate(text, NOTHING)
 
     def _candidate(self, text: str, hypothesis: Hypothesis) -> Candidate:
         if not self.token_scores:
