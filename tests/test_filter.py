@@ -201,10 +201,10 @@ def test_a_line_that_the_model_cannot_take_is_named_and_the_others_are_translate
     hurt = [piece in ids for ids in tokenizer.encode_source(lines)]
     assert 3 < sum(hurt) < 27
 
-    def damaged(self: Translator, sources: list[list[int]], *rest: Any) -> Any:
+    def damaged(self: Translator, sources: list[list[int]], *rest: Any, **more: Any) -> Any:
         if any(piece in ids for ids in sources):
             raise RunError("search: the model's probabilities are not finite")
-        return search(self, sources, *rest)
+        return search(self, sources, *rest, **more)
 
     monkeypatch.setattr(Translator, "search", damaged)
     result = done(*model, "--on-error", "blank", stdin="\n".join(lines))
