@@ -163,6 +163,7 @@ def main() -> None:
     if arguments.starts:
         starts(arguments.run, arguments.starts, arguments.threads)
     translators: dict[str, SentenceTranslator | Peer] = {"torch": Translator.of_run(run, torch.device("cpu"))}
+    translators["torch bf16"] = Translator.of_run(run, torch.device("cpu"), "bf16")
     for precision in ("float32", "int8"):
         translators[f"onnx {precision}"] = OnnxTranslator.of_run(run, precision, arguments.threads)
     if arguments.peer:

@@ -8,8 +8,10 @@ import json as jsonlib
 import math
 import signal
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -22,11 +24,17 @@ from projtrans.stopping import StopSignals
 if TYPE_CHECKING:
     from projtrans.corpus import Pair
     from projtrans.distributed import Group
+    from projtrans.engine import Engine
     from projtrans.launch import Flags, Launch
+    from projtrans.prompt import Opener
     from projtrans.run import Run
     from projtrans.translate import Translator
     from projtrans.translation import SentenceTranslator
 
+    AnyTranslator = TypeVar("AnyTranslator", bound=SentenceTranslator)
+
+SearchFlags = Mapping[str, float | None]
+"""Flags by the names of the settings that they change; None: not given."""
 
 VERSION = "Print the version."
 
@@ -242,7 +250,8 @@ def evaluate(
         raise ConfigError("evaluate: --source and --reference belong together; give both")
     opened = open_run(run)
     pairs = _own_pairs(source, reference) if source and reference else _split_pairs(opened, data, split)
-    translator = _translator(opened, device, threads, beam_size, length_penalty)
+    flags = {"beam_size": beam_size, "length_penalty": length_penalty}
+    translator = _translator(opened, device, threads, flags)
     name = str(source or split)
     with console.Bar("translating", quiet) as bar:
         result, translations = evaluating.evaluate(translator, pairs, run=str(opened.folder), split=name, report=bar)
@@ -296,11 +305,12 @@ def compare(
     from projtrans import console, figure, report
 
     figure.check(figures or [])
+    flags = {"beam_size": beam_size, "length_penalty": length_penalty}
     opened = comparing.open_runs(runs)
     with console.Bars(quiet) as bars:
         found = comparing.compare(
             opened,
-            lambda run: _translator(run, device, threads, beam_size, length_penalty),
+            lambda run: _translator(run, device, threads, flags),
             data=data or [],
             prompts=prompts,
             report=bars,
@@ -324,10 +334,22 @@ def translate(
     beam_size: o.BeamSize = None,
     length_penalty: o.LengthPenalty = None,
     n_best: o.NBest = 1,
+    min_length: o.MinLength = None,
+    max_length: o.MaxLength = None,
+    no_repeat_ngram: o.NoRepeatNgram = None,
+    prefix: o.Prefix = None,
+    sample: o.Sample = None,
+    temperature: o.Temperature = None,
+    top_k: o.TopK = None,
+    seed: o.SampleSeed = None,
     format: o.Format = "text",
+    token_scores: o.TokenScores = False,
     alignment: o.Alignment = False,
     copy_unknown: o.CopyUnknown = False,
     sentences: o.Sentences = False,
+    on_error: o.OnError = "fail",
+    buffer: o.Buffer = 0.0,
+    resume: o.ResumeTranslation = False,
     interactive: o.Interactive = False,
     engine: o.Engine = "auto",
     precision: o.Precision = None,
@@ -342,47 +364,44 @@ def translate(
 
     Example: printf 'Hello.\\n' | projtrans translate
     """
-    from projtrans import streams
-    from projtrans.engine import open_translator
-    from projtrans.run import open_run
-
     if text and (input or interactive):
         raise ConfigError("translate: TEXT excludes --input and --interactive; leave one of them out")
     if n_best > 1 and format == "text":
         raise ConfigError(f"--n-best {n_best}: a line of text holds one translation; add --format tsv or json")
     if sys.stdin is None and not text and input in (None, "-"):
         raise DataError("standard input: closed; give TEXT or --input FILE")
+    if token_scores and format == "text":
+        raise ConfigError("--token-scores: a line of text holds the translation alone; add --format tsv or json")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
-    _check_penalty(length_penalty)
+    if not 0 <= buffer < math.inf:
+        raise ConfigError(f"--buffer {buffer:g}: must be seconds, 0 or more")
+    if resume and (prompted or None in (input, output) or "-" in (input, output)):
+        raise ConfigError("--resume: goes on from a file to a file; give --input FILE and --output FILE")
     if alignment and format == "text":
         raise ConfigError("--alignment: a line of text holds a translation alone; add --format tsv or json")
     if alignment or copy_unknown:
         engine = _aligning(engine, precision, "--alignment" if alignment else "--copy-unknown")
+    flags = {"beam_size": beam_size, "length_penalty": length_penalty, "no_repeat_ngram": no_repeat_ngram}
+    flags |= {"min_length": min_length, "max_length": max_length}
+    flags |= {"sample": sample, "temperature": temperature, "top_k": top_k, "seed": seed}
+    ways = {"with_token_scores": token_scores, "sentence_by_sentence": sentences}
+    ways |= {"with_copying": copy_unknown, "with_alignment": alignment}
 
-    def opened(folder: Path | None, other: Literal["torch"] | None = None) -> "tuple[Run, SentenceTranslator]":
-        run, chosen = open_run(folder or model), other or engine
-        exact = None if other and precision == "int8" else precision
-        found = open_translator(run, chosen, precision=exact, device=device, threads=threads, note=noting(quiet))
-        found = found.with_decoding(beam_size, length_penalty)
-        found = found.sentence_by_sentence() if sentences else found
-        found = found.with_copying() if copy_unknown else found
-        return run, found.with_alignment() if alignment else found
-
+    asked = partial(_asked, flags=flags, prefix=prefix, ways=ways)
+    opened = _opener(model, engine, precision, asked, device=device, threads=threads, note=noting(quiet))
     if prompted:
         from projtrans.prompt import prompt
 
         prompt(opened, n_best, quiet)
         return
-    _, translator = opened(model)
-    translations = translator.translate(text, n_best=n_best) if text else streams.streamed(translator, input, n_best)
-    write(streams.rendered(translations, format, noting(quiet)), output)
+    run, translator = opened(None, None)
+    from projtrans import filtering
 
-
-def _aligning(engine: str, precision: str | None, flag: str) -> Literal["torch"]:
-    """The engine that aligns."""
-    if engine == "onnx" or precision == "int8":
-        raise ConfigError(f"{flag}: an export has no attention weights to read; leave --engine and --precision out")
-    return "torch"
+    filter = filtering.Filter(translator, n_best, format, on_error)
+    if text:
+        filtering.filter_texts(filter, text, output, quiet)
+    else:
+        filtering.filter_lines(filter, run, input, output, buffer=buffer, resume=resume, quiet=quiet)
 
 
 @app.command()
@@ -408,17 +427,67 @@ def export(
         noting(quiet)(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
 
 
-def _translator(
-    run: "Run", device: str, threads: int | None, beam_size: int | None, length_penalty: float | None
-) -> "Translator":
+def _translator(run: "Run", device: str, threads: int | None, flags: SearchFlags) -> "Translator":
     from projtrans import device as devices
     from projtrans.translate import Translator
 
-    _check_penalty(length_penalty)
     devices.use_threads(threads)
-    return Translator.of_run(run, devices.choose(device)).with_decoding(beam_size, length_penalty)
+    return _searching(Translator.of_run(run, devices.choose(device)), flags)
 
 
-def _check_penalty(length_penalty: float | None) -> None:
-    if length_penalty is not None and not 0 <= length_penalty < math.inf:
-        raise ConfigError(f"--length-penalty {length_penalty:g}: must be a number, 0 or more")
+def _opener(
+    model: Path | None,
+    engine: "Engine",
+    precision: str | None,
+    asked: "Callable[[SentenceTranslator], SentenceTranslator]",
+    **machine: Any,
+) -> "Opener":
+    """What opens the run of the command, or another one, as its flags ask."""
+    from projtrans.engine import open_translator
+    from projtrans.run import open_run
+
+    def opened(folder: Path | None, other: Literal["torch"] | None) -> "tuple[Run, SentenceTranslator]":
+        run = open_run(folder or model)
+        kept = None if other and precision == "int8" else precision
+        return run, asked(open_translator(run, other or engine, precision=kept, **machine))
+
+    return opened
+
+
+def _asked(
+    translator: "SentenceTranslator", flags: SearchFlags, prefix: str | None, ways: dict[str, bool]
+) -> "SentenceTranslator":
+    """The translator with everything that flags ask of it; ways: its methods that take nothing."""
+    translator = _searching(translator, flags)
+    if prefix:
+        translator = translator.with_prefix(prefix)
+    for way in (way for way, wanted in ways.items() if wanted):
+        translator = getattr(translator, way)()
+    return translator
+
+
+def _aligning(engine: str, precision: str | None, flag: str) -> Literal["torch"]:
+    """The engine that aligns."""
+    if engine == "onnx" or precision == "int8":
+        raise ConfigError(f"{flag}: an export has no attention weights to read; leave --engine and --precision out")
+    return "torch"
+
+
+def _searching(translator: "AnyTranslator", flags: SearchFlags) -> "AnyTranslator":
+    """The translator with the search settings that flags give; raises ConfigError with the name of a flag."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        changed = translator.with_decoding(**given)
+    except ConfigError as error:
+        name, _, problem = str(error).partition(":")
+        raise ConfigError(f"{_flag(name) if name in given else f'decoding.{name}'}:{problem}") from error
+    sampling = changed.decoding.sample
+    for name in ("beam_size", "length_penalty") if sampling else ("temperature", "top_k", "seed"):
+        if name in given:
+            remedy = "samples are not searched for; leave it out" if sampling else "only samples have it; add --sample"
+            raise ConfigError(f"{_flag(name)} {given[name]}: {remedy}")
+    return changed
+
+
+def _flag(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"

@@ -18,11 +18,14 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 LOG_SECONDS = 30
 """Seconds between two lines of training progress where there is no terminal."""
@@ -74,15 +77,30 @@ def _one_line(message: str) -> str:
     return " ".join(message.split())
 
 
+class _Speed(ProgressColumn):
+    """Units a second, of late."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} {self.unit}/s")
+
+
 class Bar:
     """A bar on a terminal for work counted in units; nothing elsewhere, and nothing when quiet."""
 
-    def __init__(self, label: str, quiet: bool = False, *, download: bool = False) -> None:
+    def __init__(self, label: str, quiet: bool = False, *, download: bool = False, unit: str | None = None) -> None:
+        """unit: what is counted, to show how many of it are done a second."""
         console = standard_error()
         count = DownloadColumn() if download else MofNCompleteColumn()
-        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-        shown = console.is_terminal and not quiet
-        self.progress = Progress(*columns, console=console, transient=True, disable=not shown)
+        speed = [_Speed(unit)] if unit else []
+        columns = (TextColumn("{task.description}"), BarColumn(), count, *speed, TimeRemainingColumn())
+        self.shown = console.is_terminal and not quiet
+        self.progress = Progress(
+            *columns, console=console, transient=True, disable=not self.shown, redirect_stdout=False
+        )
         self.label = label
         self.task: TaskID | None = None
 
@@ -96,7 +114,7 @@ class Bar:
     def __call__(self, done: int, total: int | None) -> None:
         """Show that `done` of `total` units are done (None: nobody knows how many there are)."""
         if self.task is None:
-            self.task = self.progress.add_task(self.label, total=total)
+            self.task = self.progress.add_task(self.label, total=total, completed=done)
         self.progress.update(self.task, completed=done, total=total)
 
 
@@ -353,6 +371,8 @@ def scores(evaluation: Any) -> Table:
         sources = f"{evaluation.distinct_sources:,} distinct sources, all references"
         table.add_row(f"BLEU, {sources}", f"{multiple.score:.2f}  {multiple.signature}")
     table.add_row("beam size, length penalty", f"{evaluation.beam_size}, {evaluation.length_penalty:g}")
+    for name, value in evaluation.search.items():
+        table.add_row(name, str(value))
     table.add_row("seconds", f"{evaluation.seconds:.1f}")
     return table
 

@@ -3,6 +3,7 @@
     ProjtransError            shown to the user as one line: what, which value, what to do
     ├── ConfigError      2    a flag, a setting or a configuration file
     ├── DataError        1    a corpus, a text file or a prepared data folder
+    │   └── LineError    1    one line of a text to be translated
     ├── RunError         1    a run folder, a checkpoint or a tokenizer in it
     ├── DivergedError    3    training left the numbers that a computer can hold
     └── Interrupted    130    training stopped by SIGINT (143: SIGTERM), its state saved
@@ -25,6 +26,10 @@ class ConfigError(ProjtransError):
 
 class DataError(ProjtransError):
     """A corpus, text file or data folder that cannot be used."""
+
+
+class LineError(DataError):
+    """A line that cannot be translated, where none may be left out."""
 
 
 class RunError(ProjtransError):

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import sacrebleu
@@ -80,6 +80,7 @@ class Evaluation:
     beam_size: int
     length_penalty: float
     seconds: float  # scoring and translating, without loading
+    search: dict[str, Any] = field(default_factory=dict)  # other search settings, where they are not the defaults
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -165,6 +166,7 @@ def evaluate(
         beam_size=translator.decoding.beam_size,
         length_penalty=translator.decoding.length_penalty,
         seconds=time.perf_counter() - begin,
+        search=translator.decoding.unusual,
     )
     return evaluation, hypotheses
 
@@ -228,6 +230,8 @@ def kept(run: Run, pairs: Sequence[Pair], decoding: DecodingConfig) -> tuple[Eva
     """What `keep` left, if this very model, these pairs and these search settings made it."""
     try:
         record = json.loads(run.test_file.read_bytes())
+        # Settings that it lacks are younger than the record; what they are by default is how it was searched.
+        record["decoding"] = asdict(DecodingConfig()) | record["decoding"]
         wanted = _origin(run, pairs, decoding) | {"hypotheses": files.checksum(run.hypotheses_file)}
         evaluation = Evaluation.from_json(record.pop("evaluation"))
         texts = files.read_lines(run.hypotheses_file)
@@ -271,7 +275,8 @@ def _translate(translator: Translator, sources: Sequence[str], report: Callable[
     texts: dict[str, str] = {}
     report(0, len(distinct))
     for first in range(0, len(distinct), WINDOW):
-        for translation in translator.translate(distinct[first : first + WINDOW]):
+        chunk = distinct[first : first + WINDOW]
+        for translation in translator.translate(chunk, numbers=range(first + 1, first + len(chunk) + 1)):
             texts[translation.source] = translation.text
         report(len(texts), len(distinct))
     return [texts[source] for source in sources]

@@ -58,7 +58,7 @@ def export(run: Run, precisions: Sequence[str]) -> list[Path]:
     tokenizer = run.tokenizer()
     model = load_model(run, tokenizer)
     longest_source = run.section("corpus", CorpusConfig).max_length
-    longest_target = _positions(model, run.section("decoding", DecodingConfig).max_length(longest_source))
+    longest_target = _positions(model, run.section("decoding", DecodingConfig).longest(longest_source))
     for_any_length(model)
     made = fingerprint(run)
     graphs = [trace(model) for trace in (_encoder, _decoder)]

@@ -6,15 +6,17 @@ The same hypotheses with the same scores, held to it by the same tests. Sees ids
 # Axes: B sentences still searched, M live hypotheses of a sentence, V vocabulary, K best next tokens of a hypothesis,
 # C candidates to continue a sentence, P places of a sentence for hypotheses of any sort, T tokens so far.
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from projtrans.decoding import DecodingConfig, Hypothesis, length_penalty
+from projtrans.decoding import NEW_WORD, DecodingConfig, Draws, Hypothesis, Rules, length_penalty
 from projtrans.errors import RunError
 
 Ints = NDArray[np.int64]
@@ -36,54 +38,90 @@ def search(
     stepper: Stepper,
     max_length_B: Ints,
     config: DecodingConfig,
+    rules: Rules,
     *,
-    bos_id: int,
-    eos_id: int,
-    banned_ids: Sequence[int],
     n_best: int = 1,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of each sentence: `greedy` for one from a beam of one, else `beam_search`."""
-    alpha = config.length_penalty
+    """The hypotheses of each sentence, as `search.search` finds them."""
+    if config.sample:
+        numbers = range(1, len(max_length_B) + 1) if numbers is None else numbers
+        draws = Draws(config.seed, numbers, n_best)
+        return sample(stepper, max_length_B, config, rules, draws)
     if config.beam_size == n_best == 1:
-        return greedy(stepper, max_length_B, bos_id=bos_id, eos_id=eos_id, banned_ids=banned_ids, alpha=alpha)
-    sizes = {"beam_size": config.beam_size, "n_best": n_best}
-    return beam_search(stepper, max_length_B, bos_id=bos_id, eos_id=eos_id, banned_ids=banned_ids, alpha=alpha, **sizes)
+        return greedy(stepper, max_length_B, config, rules)
+    return beam_search(stepper, max_length_B, config, rules, n_best=n_best)
 
 
-def greedy(
-    stepper: Stepper, max_length_B: Ints, *, bos_id: int, eos_id: int, banned_ids: Sequence[int], alpha: float
-) -> list[list[Hypothesis]]:
-    """One hypothesis of each sentence, as `search.greedy`; raises RunError where probabilities are not finite."""
-    limits = max_length_B.tolist()
-    tokens: list[list[int]] = [[] for _ in limits]
-    scores: list[list[float]] = [[] for _ in limits]
-    live = list(range(len(limits)))
-    token_BM = np.full((len(live), 1), bos_id, dtype=np.int64)
-    while live:
-        logprob_BMK, token_BMK = _best_tokens(stepper.step(token_BM), 1, banned_ids)
-        token_BM = token_BMK[:, :, 0]
-        for sentence, score, token in zip(live, logprob_BMK.ravel().tolist(), token_BM.ravel().tolist(), strict=True):
-            tokens[sentence].append(token)
-            scores[sentence].append(score)
-        kept = [b for b, s in enumerate(live) if tokens[s][-1] != eos_id and len(tokens[s]) < limits[s]]
-        if 0 < len(kept) < len(live):
-            token_BM = token_BM[kept]
-            stepper.select(np.array(kept), np.zeros_like(token_BM))
-        live = [live[b] for b in kept]
-    return [[Hypothesis.of(*pair, eos_id, alpha)] for pair in zip(tokens, scores, strict=True)]
+# ------------------------------------------------------------------------------------------------ what may be taken
 
 
-def _best_tokens(logits_BMV: Floats, count: int, banned_ids: Sequence[int]) -> tuple[Doubles, Ints]:
+@dataclass(frozen=True)
+class _Allowed:
+    """The rules of a batch of N sentences, with the prefixes as an array."""
+
+    config: DecodingConfig
+    rules: Rules
+    prefix_NT: Ints  # as in `Rules.prefix_rows`
+    plain: bool  # what may follow does not depend on what came before
+
+    @classmethod
+    def of(cls, config: DecodingConfig, rules: Rules) -> "_Allowed":
+        """Of all sentences that the caller gave."""
+        rows = rules.prefix_rows
+        prefix_NT = np.array(rows, dtype=np.int64).reshape(len(rows), -1 if rows else 0)
+        return cls(config, rules, prefix_NT, rules.plain(config))
+
+    def restrict(self, logprob_BMV: Floats, token_BMT: Ints, sentence_B: Ints | list[int]) -> None:
+        """Give -inf to all that may not follow the tokens so far of these sentences, as `search._Allowed.restrict`.
+
+        `logprob_BMV` may be off by a constant of each row.
+        """
+        rules, step = self.rules, token_BMT.shape[-1]
+        unbanned_BMV = None if self.plain else logprob_BMV.copy()
+        logprob_BMV[:, :, list(rules.banned_ids)] = -math.inf
+        if unbanned_BMV is None:
+            return
+        if step + 1 < self.config.min_length:
+            logprob_BMV[:, :, rules.eos_id] = -math.inf
+        if self.config.no_repeat_ngram:
+            _forbid_repetition(logprob_BMV, token_BMT, self.config.no_repeat_ngram)
+        forced_B = self.prefix_NT[sentence_B, step] if step < self.prefix_NT.shape[1] else np.array([], dtype=np.int64)
+        (new_word_B,), (row_B,) = (forced_B == NEW_WORD).nonzero(), (forced_B >= 0).nonzero()
+        logprob_BMV[new_word_B[:, None], :, list(rules.joining_ids)] = -math.inf
+        stuck_BM = logprob_BMV.max(-1) == -math.inf
+        logprob_BMV[stuck_BM, rules.eos_id] = unbanned_BMV[stuck_BM, rules.eos_id]
+        logprob_BMV[row_B] = -math.inf
+        logprob_BMV[row_B, :, forced_B[row_B]] = unbanned_BMV[row_B, :, forced_B[row_B]]
+
+
+def _forbid_repetition(logprob_BMV: Floats, token_BMT: Ints, count: int) -> None:
+    """Give -inf to the tokens with which the last `count` tokens would stand in their order for the second time."""
+    ends = token_BMT.shape[-1] - count + 1  # runs of `count` tokens so far
+    if ends < 1:
+        return
+    same_BMT = np.ones((*token_BMT.shape[:2], ends), dtype=np.bool_)
+    for i in range(count - 1):
+        same_BMT &= token_BMT[:, :, i : i + ends] == token_BMT[:, :, i + ends : i + ends + 1]
+    sentence, slot, run = same_BMT.nonzero()
+    logprob_BMV[sentence, slot, token_BMT[sentence, slot, run + count - 1]] = -math.inf
+
+
+def _best_tokens(logits_BMV: Floats, count: int, restrict: Callable[[Floats], None]) -> tuple[Doubles, Ints]:
     """Log-probability and id [B, M, K] of the K = `count` best tokens (V if that is less), ids ascending.
 
-    Banned tokens get -inf, and the others are not renormalised. Of equals argmax takes the lowest id.
+    A count of 0 takes all. `restrict` gives -inf to some, and the others are not renormalised. Of equals argmax takes
+    the lowest id.
     """
     largest = logits_BMV.max(-1, keepdims=True)
     if not np.isfinite(largest).all():
         raise RunError("search: the model's probabilities are not finite; its weights are damaged or have diverged")
     shifted_BMV = logits_BMV - largest
     total = np.exp(shifted_BMV).sum(-1, keepdims=True)
-    shifted_BMV[:, :, list(banned_ids)] = -math.inf
+    restrict(shifted_BMV)
+    if not 0 < count < shifted_BMV.shape[-1]:
+        id_V = np.arange(shifted_BMV.shape[-1])
+        return (shifted_BMV - np.log(total)).astype(np.float64), np.broadcast_to(id_V, shifted_BMV.shape)
     token_BMK = shifted_BMV.argmax(-1)[:, :, None] if count == 1 else np.sort(_top_ids(shifted_BMV, count), -1)
     logprob_BMK = np.take_along_axis(shifted_BMV, token_BMK, -1) - np.log(total)
     return logprob_BMK.astype(np.float64), token_BMK
@@ -106,6 +144,77 @@ def _largest(x_BMV: Floats, count: int) -> Ints:
     """The indices of the `count` largest of each row, of all where there are no more."""
     rest = x_BMV.shape[-1] - count
     return x_BMV.argpartition(max(rest, 0), -1)[..., max(rest, 0) :]
+
+
+# -------------------------------------------------------------------------------------------------- token by token
+
+
+def greedy(stepper: Stepper, max_length_B: Ints, config: DecodingConfig, rules: Rules) -> list[list[Hypothesis]]:
+    """One hypothesis of each sentence, as `search.greedy`; raises RunError where probabilities are not finite."""
+    return _walk(stepper, max_length_B, config, rules, None)
+
+
+def sample(
+    stepper: Stepper, max_length_B: Ints, config: DecodingConfig, rules: Rules, draws: Draws
+) -> list[list[Hypothesis]]:
+    """Independent hypotheses of each sentence, as `search.sample`: the same ones from the same probabilities."""
+    return _walk(stepper, max_length_B, config, rules, draws)
+
+
+def _walk(
+    stepper: Stepper, max_length_B: Ints, config: DecodingConfig, rules: Rules, draws: Draws | None
+) -> list[list[Hypothesis]]:
+    allowed, limits, slots = _Allowed.of(config, rules), max_length_B.tolist(), draws.samples if draws else 1
+    paths: list[list[tuple[list[int], list[float]]]] = [[([], []) for _ in range(slots)] for _ in limits]
+    live = list(range(len(limits)))
+    token_BM = np.full((len(live), 1), rules.bos_id, dtype=np.int64)
+    history_BMT = token_BM[:, :, None][:, :, :0]
+    for position in itertools.count():
+        if not live:
+            break
+        restrict = partial(allowed.restrict, token_BMT=history_BMT, sentence_B=live)
+        logprob_BMK, token_BMK = _best_tokens(stepper.step(token_BM), config.top_k if draws else 1, restrict)
+        if draws:
+            chance_BM = np.array(draws.chances(live, position))
+            logprob_BMK, token_BMK = _drawn(logprob_BMK, token_BMK, chance_BM, config.temperature)
+        grown = token_BM.shape[1] < slots
+        token_BM = token_BMK[:, :, 0]
+        for sentence, *chosen in zip(live, token_BM.tolist(), logprob_BMK[:, :, 0].tolist(), strict=True):
+            for (tokens, scores), token, score in zip(paths[sentence], *chosen, strict=True):
+                if _goes_on(tokens, rules.eos_id, limits[sentence]):
+                    tokens.append(token)
+                    scores.append(score)
+        if not allowed.plain:
+            repeated = np.broadcast_to(history_BMT, (len(live), slots, history_BMT.shape[-1]))
+            history_BMT = np.concatenate([repeated, token_BMK], -1)
+        kept = [
+            b for b, s in enumerate(live) if any(_goes_on(tokens, rules.eos_id, limits[s]) for tokens, _ in paths[s])
+        ]
+        if kept and (grown or len(kept) < len(live)):
+            token_BM, history_BMT = token_BM[kept], history_BMT[kept]
+            slot_M = np.arange(slots) * (not grown)
+            stepper.select(np.array(kept), np.repeat(slot_M[None], len(kept), 0))
+        live = [live[b] for b in kept]
+    return [[Hypothesis.of(*path, rules.eos_id, config.length_penalty) for path in several] for several in paths]
+
+
+def _goes_on(tokens: list[int], eos_id: int, limit: int) -> bool:
+    return not tokens or (tokens[-1] != eos_id and len(tokens) < limit)
+
+
+def _drawn(logprob_BMK: Doubles, token_BMK: Ints, chance_BM: Doubles, temperature: float) -> tuple[Doubles, Ints]:
+    """Log-probability and id [B, M, 1] of the token where the chance falls, as `search._drawn`."""
+    with np.errstate(over="ignore"):  # by a temperature near 0
+        weight_BMK = np.exp((logprob_BMK - logprob_BMK.max(-1, keepdims=True)) / temperature)
+    sum_BMK = weight_BMK.cumsum(-1)
+    beyond_BMK = (sum_BMK > chance_BM[:, :, None] * sum_BMK[:, :, -1:]) & (weight_BMK > 0)
+    place_BM1 = beyond_BMK.argmax(-1)[:, :, None]
+    shape = (*chance_BM.shape, logprob_BMK.shape[-1])
+    logprob_BM1 = np.take_along_axis(np.broadcast_to(logprob_BMK, shape), place_BM1, -1)
+    return logprob_BM1, np.take_along_axis(np.broadcast_to(token_BMK, shape), place_BM1, -1)
+
+
+# -------------------------------------------------------------------------------------------------------------- beam
 
 
 @dataclass(frozen=True)
@@ -149,25 +258,19 @@ class _Beam:
 
 
 def beam_search(
-    stepper: Stepper,
-    max_length_B: Ints,
-    *,
-    bos_id: int,
-    eos_id: int,
-    banned_ids: Sequence[int],
-    beam_size: int,
-    alpha: float,
-    n_best: int,
+    stepper: Stepper, max_length_B: Ints, config: DecodingConfig, rules: Rules, *, n_best: int
 ) -> list[list[Hypothesis]]:
     """Up to `n_best` hypotheses of each sentence, best normalised score first, as `search.beam_search` finds them.
 
     Raises RunError where probabilities are not finite.
     """
-    beam = _start(max_length_B, n_best, alpha)
-    token_BM = np.full((len(max_length_B), 1), bos_id, dtype=np.int64)
+    beam_size, alpha, eos_id = config.beam_size, config.length_penalty, rules.eos_id
+    beam, allowed = _start(max_length_B, n_best, alpha), _Allowed.of(config, rules)
+    token_BM = np.full((len(max_length_B), 1), rules.bos_id, dtype=np.int64)
     results: dict[int, list[Hypothesis]] = {}
     while len(token_BM):
-        best = _best_tokens(stepper.step(token_BM), beam_size + 1, banned_ids)
+        restrict = partial(allowed.restrict, token_BMT=beam.live.token_BPT, sentence_B=beam.sentence_B)
+        best = _best_tokens(stepper.step(token_BM), beam_size + 1, restrict)
         beam, parent_BM = _expand(beam, *best, beam_size, eos_id, alpha)
         moved = bool((parent_BM != np.arange(parent_BM.shape[1])).any())  # slots, or M has grown
         stopped_B = _stopped(beam)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from projtrans import files
-from projtrans.decoding import DecodingConfig, Hypothesis
+from projtrans.decoding import DecodingConfig, Hypothesis, Rules
 from projtrans.errors import ConfigError, RunError
 from projtrans.numpy_search import Floats, Ints, search
 from projtrans.run import Run, open_run
@@ -114,6 +114,7 @@ class OnnxTranslator(SentenceTranslator):
         decoding: DecodingConfig,
     ) -> None:
         self.encoder, self.decoder, self.mask_padding = encoder, decoder, export.mask_padding
+        self.engine = f"onnx in {export.precision}"
         longest = {"longest_source": export.longest_source, "longest_target": export.longest_target}
         super().__init__(tokenizer, decoding, **longest)
 
@@ -141,7 +142,14 @@ class OnnxTranslator(SentenceTranslator):
         return cls(encoder, decoder, export, tokenizer, run.section("decoding", DecodingConfig))
 
     def search(
-        self, sources: list[list[int]], limits: list[int], decoding: DecodingConfig, n_best: int
+        self,
+        sources: list[list[int]],
+        limits: list[int],
+        decoding: DecodingConfig,
+        rules: Rules,
+        *,
+        n_best: int,
+        numbers: list[int],
     ) -> list[list[Hypothesis]]:
         """By the graphs and numpy_search.py."""
         width = max(map(len, sources)) if self.mask_padding else self.longest_source
@@ -154,10 +162,9 @@ class OnnxTranslator(SentenceTranslator):
             _Decoder(self.decoder, [np.asarray(array) for array in memory], inputs.get("mask")),
             np.array(limits, dtype=np.int64),
             decoding,
-            bos_id=self.tokenizer.bos_id,
-            eos_id=self.tokenizer.eos_id,
-            banned_ids=self.banned_ids,
+            rules,
             n_best=n_best,
+            numbers=numbers,
         )
 
 

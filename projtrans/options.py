@@ -110,6 +110,65 @@ Sentences = Annotated[
     bool,
     _option("Translate every sentence of a line by itself, not only where the line is too long.", "--sentences"),
 ]
+MinLength = Annotated[
+    int | None,
+    _option("No end before so many pieces, the end counted [default: the run's, 1 unless set].", metavar="N"),
+]
+MaxLength = Annotated[
+    int | None,
+    _option("At most so many pieces, the end counted [default: the run's, by source length unless set].", metavar="N"),
+]
+NoRepeatNgram = Annotated[
+    int | None,
+    _option("No run of N pieces twice in a translation; 0 allows all [default: the run's, 0 unless set].", metavar="N"),
+]
+Prefix = Annotated[
+    str | None,
+    _option("What every translation begins with; a space at its end closes its last word.", "--prefix", metavar="TEXT"),
+]
+Sample = Annotated[
+    bool | None,
+    _option(
+        "Draw translations at random, --n-best N independent ones, instead of searching for the best [default: the "
+        "run's, --no-sample unless set].",
+        "--sample/--no-sample",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    _option(
+        "Of --sample: below 1 more probable pieces, above 1 others [default: the run's, 1 unless set].", metavar="T"
+    ),
+]
+TopK = Annotated[
+    int | None,
+    _option("Of --sample: from the K most probable pieces; 0: all [default: the run's, 0 unless set].", metavar="K"),
+]
+SampleSeed = Annotated[
+    int | None,
+    _option("Of --sample: the same gives the same samples [default: the run's, 1 unless set].", "--seed", metavar="N"),
+]
+TokenScores = Annotated[
+    bool, _option("With tsv or json: the pieces of every translation and their log-probabilities.", "--token-scores")
+]
+OnError = Annotated[
+    Literal["fail", "blank", "copy"],
+    _option(
+        "What a line gives that cannot be translated, one that is not UTF-8 say: fail ends with its number; blank: an "
+        "empty line, copy: itself, each with a warning [default: fail].",
+    ),
+]
+Buffer = Annotated[
+    float,
+    _option(
+        "How long a line from a pipe may wait for others to be translated with it; 0 takes what is there [default: 0].",
+        metavar="SECONDS",
+    ),
+]
+ResumeTranslation = Annotated[
+    bool,
+    _option("From --input FILE to --output FILE: go on where that was stopped.", "--resume"),
+]
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
 Engine = Annotated[
     Literal["auto", "torch", "onnx"],

@@ -62,6 +62,7 @@ class Session:
 
     def __init__(self, opened: Opener, n_best: int) -> None:
         self.opened, self.n_best = opened, n_best
+        self.lines = 0  # translated
         self.beam_size: int | None = None
         self.run, self.translator = opened(None, None)
         self.inside: SentenceTranslator | None = None  # the same model in torch, where an export translates
@@ -93,7 +94,8 @@ class Session:
         """Print the translation of a line, or its best ones with their scores."""
         if not text.strip():
             return
-        self.last = self.translator.translate([text], n_best=self.n_best)[0]
+        self.lines += 1
+        self.last = self.translator.translate([text], n_best=self.n_best, numbers=[self.lines])[0]
         for hypothesis in self.last.hypotheses:
             score = f"{hypothesis.score:8.3f}  " if self.n_best > 1 else ""
             print(f"{score}{hypothesis.translation}", flush=True)

@@ -186,7 +186,8 @@ def _scores(comparison: Comparison) -> Section:
 def _search(side: Side) -> str:
     if side.beam_size is None or side.length_penalty is None:
         return NOTHING
-    return f"{side.beam_size}, {side.length_penalty:g}"
+    others = (f"{name} {value}" for name, value in (side.search or {}).items())
+    return ", ".join([f"{side.beam_size}, {side.length_penalty:g}", *others])
 
 
 def _p(test: Significance | None, metric: str) -> str:

@@ -8,14 +8,16 @@ beyond the few ids that it is given. Scores are natural-log probabilities, the e
 # C candidates to continue a sentence, P places of a sentence for hypotheses of any sort, T tokens so far.
 
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from projtrans.decoding import DecodingConfig, Hypothesis, length_penalty
+from projtrans.decoding import NEW_WORD, DecodingConfig, Draws, Hypothesis, Rules, length_penalty
 
 
 class Stepper(Protocol):
@@ -40,30 +42,97 @@ def search(
     stepper: Stepper,
     max_length_B: Tensor,
     config: DecodingConfig,
+    rules: Rules,
     *,
-    bos_id: int,
-    eos_id: int,
-    banned_ids: Sequence[int],
     n_best: int = 1,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of each sentence: `greedy` for one from a beam of one, else `beam_search`."""
-    alpha = config.length_penalty
+    """The hypotheses of each sentence: of `sample`, of `greedy` for one from a beam of one, else of `beam_search`.
+
+    numbers: of each sentence in the caller's input, which samples depend on; 1, 2, ... where not given.
+    """
+    if config.sample:
+        numbers = range(1, len(max_length_B) + 1) if numbers is None else numbers
+        draws = Draws(config.seed, numbers, n_best)
+        return sample(stepper, max_length_B, config, rules, draws)
     if config.beam_size == n_best == 1:
-        return greedy(stepper, max_length_B, bos_id=bos_id, eos_id=eos_id, banned_ids=banned_ids, alpha=alpha)
-    sizes = {"beam_size": config.beam_size, "n_best": n_best}
-    return beam_search(stepper, max_length_B, bos_id=bos_id, eos_id=eos_id, banned_ids=banned_ids, alpha=alpha, **sizes)
+        return greedy(stepper, max_length_B, config, rules)
+    return beam_search(stepper, max_length_B, config, rules, n_best=n_best)
 
 
-def _best_tokens(logits_BMV: Tensor, count: int, banned_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+# ------------------------------------------------------------------------------------------------ what may be taken
+
+
+@dataclasses.dataclass(frozen=True)
+class _Allowed:
+    """The rules of a batch of N sentences, with the prefixes as a tensor."""
+
+    config: DecodingConfig
+    rules: Rules
+    prefix_NT: Tensor  # int64; as in `Rules.prefix_rows`
+    plain: bool  # what may follow does not depend on what came before
+
+    @classmethod
+    def of(cls, config: DecodingConfig, rules: Rules, like: Tensor) -> "_Allowed":
+        """On the device of a tensor of whole numbers."""
+        rows = rules.prefix_rows
+        prefix_NT = like.new_tensor(rows).reshape(len(rows), -1 if rows else 0)
+        return cls(config, rules, prefix_NT, rules.plain(config))
+
+    def restrict(self, logprob_BMV: Tensor, token_BMT: Tensor, sentence_B: Tensor | list[int]) -> None:
+        """Give -inf to all that may not follow the tokens so far of these sentences (indices among the N).
+
+        Where nothing may follow, the end may, even before the least length. Plain rules do not look at `token_BMT`.
+        """
+        rules, step = self.rules, token_BMT.shape[-1]
+        unbanned_BMV = None if self.plain else logprob_BMV.clone()
+        for banned_id in rules.banned_ids:
+            logprob_BMV[:, :, banned_id] = -math.inf
+        if unbanned_BMV is None:
+            return
+        end_BM = logprob_BMV[:, :, rules.eos_id]
+        if step + 1 < self.config.min_length:
+            end_BM.fill_(-math.inf)
+        if self.config.no_repeat_ngram:
+            _forbid_repetition(logprob_BMV, token_BMT, self.config.no_repeat_ngram)
+        id_V = torch.arange(logprob_BMV.shape[-1], device=logprob_BMV.device)
+        forced_B11 = None
+        if step < self.prefix_NT.shape[1]:
+            forced_B11 = self.prefix_NT[sentence_B, step][:, None, None]
+            joining_V = torch.isin(id_V, id_V.new_tensor(rules.joining_ids))
+            logprob_BMV.masked_fill_((forced_B11 == NEW_WORD) & joining_V, -math.inf)
+        stuck_BM = logprob_BMV.amax(-1) == -math.inf
+        end_BM.copy_(torch.where(stuck_BM, unbanned_BMV[:, :, rules.eos_id], end_BM))
+        if forced_B11 is not None:
+            forced_BMV = unbanned_BMV.masked_fill_(id_V != forced_B11, -math.inf)
+            logprob_BMV.copy_(torch.where(forced_B11 < 0, logprob_BMV, forced_BMV))
+
+
+def _forbid_repetition(logprob_BMV: Tensor, token_BMT: Tensor, count: int) -> None:
+    """Give -inf to the tokens with which the last `count` tokens would stand in their order for the second time."""
+    ends = token_BMT.shape[-1] - count + 1  # runs of `count` tokens so far
+    if ends < 1:
+        return
+    same_BMT = torch.ones_like(token_BMT[:, :, :ends], dtype=torch.bool)
+    for i in range(count - 1):
+        same_BMT &= token_BMT[:, :, i : i + ends] == token_BMT[:, :, i + ends : i + ends + 1]
+    barrier_BMT = torch.zeros_like(same_BMT, dtype=logprob_BMV.dtype).masked_fill_(same_BMT, -math.inf)
+    logprob_BMV.scatter_add_(-1, token_BMT[:, :, count - 1 :], barrier_BMT)
+
+
+def _best_tokens(logits_BMV: Tensor, count: int, restrict: Callable[[Tensor], None]) -> tuple[Tensor, Tensor]:
     """Log-probability (float64) and id [B, M, K] of the K = `count` best tokens (V if that is less), ids ascending.
 
-    Banned tokens get -inf, and the others are not renormalised. Of equals argmax takes the lowest id; topk promises
-    nothing about equals at its edge, but its kernels choose by the row alone, so the rest of the batch cannot matter.
+    A count of 0 takes all. `restrict` gives -inf to some, and the others are not renormalised. Of equals argmax takes
+    the lowest id; topk promises nothing about equals at its edge, but its kernels choose by the row alone, so the rest
+    of the batch cannot matter.
     """
     # Over the whole vocabulary, and yet cheaper on CPU than logsumexp, which is not fused there.
     logprob_BMV = logits_BMV.log_softmax(-1, dtype=torch.promote_types(logits_BMV.dtype, torch.float32))
-    for banned_id in banned_ids:
-        logprob_BMV[:, :, banned_id] = -math.inf
+    restrict(logprob_BMV)
+    if not 0 < count < logprob_BMV.shape[-1]:
+        id_V = torch.arange(logprob_BMV.shape[-1], device=logprob_BMV.device)
+        return logprob_BMV.double(), id_V.expand(logprob_BMV.shape)
     token_BMK = logprob_BMV.argmax(-1, keepdim=True) if count == 1 else _top_ids(logprob_BMV, count).sort().values
     return logprob_BMV.gather(-1, token_BMK).double(), token_BMK
 
@@ -72,7 +141,7 @@ def _top_ids(x_BMV: Tensor, count: int, columns: int = 512) -> Tensor:
     """The ids of the `count` largest of each row, in any order."""
     vocabulary = x_BMV.shape[-1]
     if vocabulary < 4 * columns or count > columns:
-        return x_BMV.topk(min(count, vocabulary), sorted=False).indices
+        return x_BMV.topk(count, sorted=False).indices
     # The K largest lie in the K columns with the largest maxima, or in the rest that fills no row of columns. A topk
     # over these few takes under half the time of one over V = 8,000 on CPU, where topk is most of the search.
     folded = vocabulary - vocabulary % columns
@@ -83,34 +152,89 @@ def _top_ids(x_BMV: Tensor, count: int, columns: int = 512) -> Tensor:
     return id_BMC.gather(-1, x_BMV.gather(-1, id_BMC).topk(count, sorted=False).indices)
 
 
-@torch.no_grad()
-def greedy(
-    stepper: Stepper, max_length_B: Tensor, *, bos_id: int, eos_id: int, banned_ids: Sequence[int], alpha: float
-) -> list[list[Hypothesis]]:
+# -------------------------------------------------------------------------------------------------- token by token
+
+
+def greedy(stepper: Stepper, max_length_B: Tensor, config: DecodingConfig, rules: Rules) -> list[list[Hypothesis]]:
     """One hypothesis of each sentence: the most probable next token, up to the end or to `max_length_B` tokens.
 
-    `max_length_B` (int64, at least 1, end included) lies on the stepper's device. `banned_ids` are never taken; the
-    probabilities of the others stay the model's own. Raises RunError where these are not finite.
+    `max_length_B` (int64, at least 1, end included) lies on the stepper's device. What the rules forbid is never taken;
+    the probabilities of the others stay the model's own. Raises RunError where these are not finite.
     """
-    limits = max_length_B.tolist()
-    tokens: list[list[int]] = [[] for _ in limits]
-    scores: list[list[float]] = [[] for _ in limits]
+    return _walk(stepper, max_length_B, config, rules, None)
+
+
+def sample(
+    stepper: Stepper, max_length_B: Tensor, config: DecodingConfig, rules: Rules, draws: Draws
+) -> list[list[Hypothesis]]:
+    """Independent hypotheses of each sentence, in the order drawn: each next token at random, as `draws` has it.
+
+    Scores are the model's, as everywhere. Arguments and errors are otherwise those of `greedy`.
+    """
+    return _walk(stepper, max_length_B, config, rules, draws)
+
+
+@torch.no_grad()
+def _walk(
+    stepper: Stepper, max_length_B: Tensor, config: DecodingConfig, rules: Rules, draws: Draws | None
+) -> list[list[Hypothesis]]:
+    allowed, limits, slots = (
+        _Allowed.of(config, rules, max_length_B),
+        max_length_B.tolist(),
+        draws.samples if draws else 1,
+    )
+    paths: list[list[tuple[list[int], list[float]]]] = [[([], []) for _ in range(slots)] for _ in limits]
     live = list(range(len(limits)))
-    token_BM = max_length_B.new_full((len(live), 1), bos_id)
-    while live:
-        logprob_BMK, token_BMK = _best_tokens(stepper.step(token_BM), 1, banned_ids)
+    token_BM = max_length_B.new_full((len(live), 1), rules.bos_id)
+    history_BMT = token_BM[:, :, None][:, :, :0]
+    for position in itertools.count():
+        if not live:
+            break
+        restrict = functools.partial(allowed.restrict, token_BMT=history_BMT, sentence_B=live)
+        logprob_BMK, token_BMK = _best_tokens(stepper.step(token_BM), config.top_k if draws else 1, restrict)
+        if draws:
+            chance_BM = logprob_BMK.new_tensor(draws.chances(live, position))
+            logprob_BMK, token_BMK = _drawn(logprob_BMK, token_BMK, chance_BM, config.temperature)
         # One transfer for both: float64 holds any id exactly.
-        for sentence, (score, token) in zip(live, torch.cat([logprob_BMK, token_BMK], -1)[:, 0].tolist(), strict=True):
-            tokens[sentence].append(int(token))
-            scores[sentence].append(score)
-        kept = [b for b, s in enumerate(live) if tokens[s][-1] != eos_id and len(tokens[s]) < limits[s]]
+        for sentence, chosen in zip(live, torch.cat([logprob_BMK, token_BMK], -1).tolist(), strict=True):
+            for (tokens, scores), (score, token) in zip(paths[sentence], chosen, strict=True):
+                if _goes_on(tokens, rules.eos_id, limits[sentence]):
+                    tokens.append(int(token))
+                    scores.append(score)
+        grown = token_BM.shape[1] < slots
         token_BM = token_BMK[:, :, 0]
-        if 0 < len(kept) < len(live):
+        if not allowed.plain:
+            history_BMT = torch.cat([history_BMT.expand(-1, slots, -1), token_BMK], -1)
+        kept = [
+            b for b, s in enumerate(live) if any(_goes_on(tokens, rules.eos_id, limits[s]) for tokens, _ in paths[s])
+        ]
+        if kept and (grown or len(kept) < len(live)):
             sentence_B = max_length_B.new_tensor(kept)
-            token_BM = token_BM[sentence_B]
-            stepper.select(sentence_B, torch.zeros_like(token_BM))
+            token_BM, history_BMT = token_BM[sentence_B], history_BMT[sentence_B]
+            slot_M = torch.arange(slots, device=token_BM.device) * (not grown)
+            stepper.select(sentence_B, slot_M.expand(token_BM.shape))
         live = [live[b] for b in kept]
-    return [[Hypothesis.of(*pair, eos_id, alpha)] for pair in zip(tokens, scores, strict=True)]
+    return [[Hypothesis.of(*path, rules.eos_id, config.length_penalty) for path in several] for several in paths]
+
+
+def _goes_on(tokens: list[int], eos_id: int, limit: int) -> bool:
+    return not tokens or (tokens[-1] != eos_id and len(tokens) < limit)
+
+
+def _drawn(logprob_BMK: Tensor, token_BMK: Tensor, chance_BM: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability and id [B, M, 1] of the token where the chance falls, by the inverse of the distribution.
+
+    M of the tokens may be 1, for all. Weights are p^(1 / temperature), in the order of the ids.
+    """
+    weight_BMK = ((logprob_BMK - logprob_BMK.amax(-1, keepdim=True)) / temperature).exp()
+    sum_BMK = weight_BMK.cumsum(-1)
+    beyond_BMK = (sum_BMK > chance_BM[:, :, None] * sum_BMK[:, :, -1:]) & (weight_BMK > 0)
+    place_BM1 = beyond_BMK.int().argmax(-1, keepdim=True)
+    shape = (-1, chance_BM.shape[1], -1)
+    return logprob_BMK.expand(shape).gather(-1, place_BM1), token_BMK.expand(shape).gather(-1, place_BM1)
+
+
+# -------------------------------------------------------------------------------------------------------------- beam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,15 +281,7 @@ class _Beam:
 
 @torch.no_grad()
 def beam_search(
-    stepper: Stepper,
-    max_length_B: Tensor,
-    *,
-    bos_id: int,
-    eos_id: int,
-    banned_ids: Sequence[int],
-    beam_size: int,
-    alpha: float,
-    n_best: int,
+    stepper: Stepper, max_length_B: Tensor, config: DecodingConfig, rules: Rules, *, n_best: int
 ) -> list[list[Hypothesis]]:
     """Up to `n_best` hypotheses of each sentence, best normalised score first.
 
@@ -176,11 +292,13 @@ def beam_search(
     not change the result. Hypotheses cut at the maximum come last, and only where fewer than `n_best` finished.
     Arguments and errors are those of `greedy`, whose result a beam of one with α = 0 gives.
     """
-    beam = _start(max_length_B, n_best, alpha)
-    token_BM = max_length_B.new_full((len(max_length_B), 1), bos_id)
+    beam_size, alpha, eos_id = config.beam_size, config.length_penalty, rules.eos_id
+    beam, allowed = _start(max_length_B, n_best, alpha), _Allowed.of(config, rules, max_length_B)
+    token_BM = max_length_B.new_full((len(max_length_B), 1), rules.bos_id)
     results: dict[int, list[Hypothesis]] = {}
     while len(token_BM):
-        best = _best_tokens(stepper.step(token_BM), beam_size + 1, banned_ids)
+        restrict = functools.partial(allowed.restrict, token_BMT=beam.live.token_BPT, sentence_B=beam.sentence_B)
+        best = _best_tokens(stepper.step(token_BM), beam_size + 1, restrict)
         beam, parent_BM = _expand(beam, *best, beam_size, eos_id, alpha)
         moved_BM = parent_BM != torch.arange(parent_BM.shape[1], device=parent_BM.device)  # some, where M has grown
         *stopped, moved = torch.cat([_stopped(beam), moved_BM.any()[None]]).tolist()  # the one transfer of the step

@@ -18,6 +18,16 @@ ABBREVIATION = re.compile(r"\b(mr|mrs|ms|dr|dra|prof|st|sr|sra|srta|ud|uds|vs|pp
 LONGEST_ABBREVIATION = 8  # with what stands before it
 
 
+LONGEST_WORD = 4096
+"""Characters of a word that are kept: more are none of a language, and would take hours."""
+_ENDLESS = re.compile(rf"(\S{{{LONGEST_WORD}}})\S+")
+
+
+def shortened(text: str) -> str:
+    """The text without what its words have beyond LONGEST_WORD."""
+    return _ENDLESS.sub(r"\1", text)
+
+
 def split(text: str, fits: Callable[[str], bool], *, every_sentence: bool = False) -> list[str]:
     """The text in parts that fit, in order; joined without anything between, they are the text.
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -58,13 +58,20 @@ def terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def write(lines: Iterator[str], output: str | None) -> None:
-    """Lines to a file, or to standard output, each as it comes."""
-    if output is not None and output != "-":
-        files.write_lines(Path(output), lines)
-        return
+    """Lines to a file that is replaced when they are all there; to standard output or a device each as it comes."""
+    if output is None or output == "-":
+        _put(lines, sys.stdout.buffer)
+    elif (path := Path(output)).exists() and not path.is_file() and not path.is_dir():  # /dev/null, a named pipe
+        with path.open("wb") as device:
+            _put(lines, device)
+    else:
+        files.write_lines(path, lines)
+
+
+def _put(lines: Iterator[str], stream: BinaryIO) -> None:
     for line in lines:
-        sys.stdout.buffer.write(line.encode("utf-8", "replace") + b"\n")
-        sys.stdout.buffer.flush()
+        stream.write(line.encode("utf-8", "replace") + b"\n")
+        stream.flush()
 
 
 def noting(quiet: bool) -> Callable[[str], None]:

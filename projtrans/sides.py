@@ -86,6 +86,7 @@ class Trained:
     chrf: Score | None
     beam_size: int | None  # of the search behind bleu and chrf
     length_penalty: float | None
+    search: dict[str, Any] | None  # its other settings that are not the defaults
     epochs: list[Epoch]
 
 
@@ -106,6 +107,7 @@ class Side:
     chrf: Spread | None
     beam_size: int | None  # of the search behind bleu and chrf, the same for all runs
     length_penalty: float | None
+    search: dict[str, Any] | None
     epochs: list[MeanEpoch]
     multiply_adds: MultiplyAdds
 
@@ -178,6 +180,7 @@ class Member:
             chrf=test.chrf if test else None,
             beam_size=test.beam_size if test else None,
             length_penalty=test.length_penalty if test else None,
+            search=test.search if test else None,
             epochs=list({epoch.epoch: epoch for epoch in map(_epoch, valid)}.values()),
         )
 
@@ -279,6 +282,7 @@ def side_of(label: str, members: Sequence[Member], pairs: Sequence[Pair]) -> Sid
         chrf=Spread.of([run.chrf.score if run.chrf else None for run in runs]),
         beam_size=next((run.beam_size for run in runs if run.beam_size is not None), None),
         length_penalty=next((run.length_penalty for run in runs if run.length_penalty is not None), None),
+        search=next((run.search for run in runs if run.search is not None), None),
         epochs=_mean_epochs(runs),
         multiply_adds=multiply_adds(
             first.settings.model, first.tokenizer.target_size, source=max(1, lengths[0]), target=max(1, lengths[1])

@@ -11,6 +11,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -95,8 +96,11 @@ class Tokenizer:
         return self._sample(self._target, texts, dropout, seeds)
 
     def decode_target(self, sentences: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each list of target ids; special ids vanish, an unknown word reads [UNK]."""
-        return [str(self._target.decode(list(ids))).strip() for ids in sentences]
+        """The text of each list of target ids; special ids vanish, an unknown word reads [UNK].
+
+        Single spaces, as in the normal form: pieces of single bytes may spell line ends and tabs.
+        """
+        return [" ".join(str(self._target.decode(list(ids))).split()) for ids in sentences]
 
     def pieces_source(self, ids: Sequence[int]) -> list[str]:
         """The pieces as SentencePiece writes them: ▁ begins a word."""
@@ -137,6 +141,12 @@ class Tokenizer:
         """Whether the source side has a piece for the character, and need not spell it in bytes."""
         pieces = self.pieces_source(self._encode(self._source, [character])[0])
         return not any(piece == "<unk>" or _BYTE.fullmatch(piece) for piece in pieces)
+
+    @cached_property
+    def joining_ids(self) -> list[int]:
+        """The target ids that continue a word: ▁ does not begin their pieces."""
+        pieces = self.pieces_target(range(self.target_size))
+        return [id_ for id_, piece in enumerate(pieces) if id_ >= _SPECIAL and not piece.startswith("\u2581")]
 
     def normal_form(self, text: str) -> str:
         """The text as the tokenizer sees it: `decode_target(encode_target(text))`, unknown words aside."""

@@ -415,7 +415,7 @@ class Trainer(Objective):
     def translator(self, model: Transformer | None = None) -> Translator:
         """A translator of the weights as they stand (averaged, where an average is kept), greedy or a small beam."""
         model = (model or (self.average.model if self.average else self.model)).eval()
-        decoding = replace(self.settings.decoding, beam_size=self.training.validation_beam)
+        decoding = replace(self.settings.decoding, beam_size=self.training.validation_beam, sample=False)
         return Translator(model, self.tokenizer, self.layout, decoding, self.device)
 
     def _keep_candidate(self, model: Transformer, score: float) -> None:

@@ -18,7 +18,7 @@ from projtrans.batching import Layout
 from projtrans.checkpoint import load_model
 from projtrans.copying import Reduced, leave_out, put_back
 from projtrans.corpus import CorpusConfig
-from projtrans.decoding import DecodingConfig, Hypothesis
+from projtrans.decoding import DecodingConfig, Hypothesis, Rules
 from projtrans.errors import ConfigError
 from projtrans.multihead import KeysValues
 from projtrans.run import Run, open_run
@@ -51,6 +51,7 @@ class Translator(SentenceTranslator):
         precision: devices.Precision = "fp32",
     ) -> None:
         self.model, self.layout, self.device, self.precision = model, layout, device, precision
+        self.engine = f"torch on {device.type} in {precision}"
         # There are no positions beyond a learned table.
         longest_target = layout.max_length if model.config.positions == "learned" else None
         super().__init__(tokenizer, decoding, longest_source=layout.max_length, longest_target=longest_target)
@@ -70,7 +71,14 @@ class Translator(SentenceTranslator):
 
     @torch.inference_mode()
     def search(
-        self, sources: list[list[int]], limits: list[int], decoding: DecodingConfig, n_best: int
+        self,
+        sources: list[list[int]],
+        limits: list[int],
+        decoding: DecodingConfig,
+        rules: Rules,
+        *,
+        n_best: int,
+        numbers: list[int],
     ) -> list[list[Hypothesis]]:
         """By the model and search.py."""
         with devices.autocast(self.device, self.precision):
@@ -81,10 +89,9 @@ class Translator(SentenceTranslator):
                 _Decoder(self.model, memory, len(sources)),
                 torch.tensor(limits, device=self.device),
                 decoding,
-                bos_id=self.layout.bos_id,
-                eos_id=self.layout.eos_id,
-                banned_ids=self.banned_ids,
+                rules,
                 n_best=n_best,
+                numbers=numbers,
             )
 
     def with_alignment(self) -> Self:
@@ -119,7 +126,7 @@ class Translator(SentenceTranslator):
         if not self.aligned:
             hypotheses = [replace(hypothesis, alignment=None) for hypothesis in hypotheses]
             parts = [replace(part, hypotheses=[replace(h, alignment=None) for h in part.hypotheses]) for part in parts]
-        return Translation(text, hypotheses, parts)
+        return Translation(text, hypotheses, parts=parts)
 
     def align(self, texts: Sequence[str], found: list[list[Candidate]]) -> list[list[Candidate]]:
         """The hypotheses of each text with their alignment, as alignment.py defines it."""

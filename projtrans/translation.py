@@ -10,15 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from projtrans import segments
-from projtrans.decoding import DecodingConfig, Hypothesis
+from projtrans import config, segments
+from projtrans.decoding import NEW_WORD, DecodingConfig, Hypothesis, Rules
 from projtrans.errors import ConfigError
 from projtrans.tokenizer import Tokenizer
 
+Item = TypeVar("Item")
+
 WINDOW = 2048
 """Lines that a stream reads ahead to find sentences of like length."""
+
+PART_BITS = 40
+"""A line's number, and above these bits which part of it: samples of equal sentences in a line are independent."""
+
+NOTHING = Hypothesis(tokens=[], score=0.0, normalised_score=0.0, token_scores=[], finished=False)
+"""What a blank line is translated by."""
 
 
 @dataclass(frozen=True)
@@ -27,37 +35,51 @@ class Candidate:
 
     translation: str
     score: float  # sum of natural-log probabilities, end included
+    pieces: list[str] | None = None  # on request (`with_token_scores`), the end among them, unless it was cut
+    token_scores: list[float] | None = None  # log-probability of each piece
+    alignment: list[tuple[int, int]] | None = None  # on request (`with_alignment`): (source word, target word)
     normalised_score: float = 0.0  # what hypotheses are ranked by
     tokens: list[int] = field(default_factory=list, repr=False)  # without begin and end; of several parts: none
-    alignment: list[tuple[int, int]] | None = None  # (source word, target word), where it was asked for
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: translation, score, and the alignment where there is one."""
-        found = {"translation": self.translation, "score": self.score}
-        return found if self.alignment is None else found | {"alignment": self.alignment}
+        """Plain JSON values: what is there."""
+        found = {"translation": self.translation, "score": self.score, "pieces": self.pieces}
+        found |= {"token_scores": self.token_scores, "alignment": self.alignment}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def columns(self) -> list[str]:
+        """Score and translation; then what is there of pieces, their scores and alignment, each list between spaces."""
+        columns = [f"{self.score:.6f}", self.translation]
+        if self.pieces is not None and self.token_scores is not None:
+            columns += [" ".join(self.pieces), " ".join(f"{score:.6f}" for score in self.token_scores)]
+        if self.alignment is not None:
+            columns.append(" ".join(f"{i}-{j}" for i, j in self.alignment))
+        return columns
 
 
 @dataclass(frozen=True)
 class Translation:
-    """One source sentence with its hypotheses, best first (normalised by the length penalty)."""
+    """One source sentence with its hypotheses, best first (normalised by the length penalty); samples as drawn."""
 
     source: str
     hypotheses: list[Candidate]
+    cut: bool = False  # the line, or a word in it, was not kept to its end
+    problem: str | None = None  # why there is no translation, but what stands in for one
     parts: "list[Translation]" = field(default_factory=list)  # of a line that was translated in several
 
     @property
     def best(self) -> Candidate:
-        """The best hypothesis."""
+        """The best hypothesis, or the first sample."""
         return self.hypotheses[0]
 
     @property
     def text(self) -> str:
-        """The best translation."""
+        """The translation that it is."""
         return self.best.translation
 
     @property
     def score(self) -> float:
-        """The score of the best translation."""
+        """The score of that translation."""
         return self.best.score
 
     @property
@@ -68,18 +90,23 @@ class Translation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: source, translation, score, all hypotheses, and the parts where there are several."""
-        found = {"source": self.source, **self.best.to_json()}
-        found |= {"hypotheses": [hypothesis.to_json() for hypothesis in self.hypotheses]}
+        found = {"source": self.source, "translation": self.text, "score": self.score}
+        if self.best.alignment is not None:
+            found["alignment"] = self.best.alignment
+        found["hypotheses"] = [hypothesis.to_json() for hypothesis in self.hypotheses]
         if self.parts:
             found["parts"] = [{"source": part.source, **part.best.to_json()} for part in self.parts]
-        return found
+        return found if self.problem is None else found | {"problem": self.problem}
 
 
 class SentenceTranslator(ABC):
     """A trained model ready to translate; an engine gives it `search`."""
 
     batch_tokens = 1024
-    """Source pieces decoded together, padding included, before the beam multiplies them."""
+    """Source pieces decoded together, padding included, before the beam multiplies them; samples count each."""
+
+    engine: str
+    """What computes; other engines round otherwise."""
 
     def __init__(
         self, tokenizer: Tokenizer, decoding: DecodingConfig, *, longest_source: int, longest_target: int | None
@@ -87,26 +114,53 @@ class SentenceTranslator(ABC):
         """longest_source, longest_target: in pieces, end included; None: as long as the decoding settings say."""
         self.tokenizer, self.decoding = tokenizer, decoding
         self.longest_source, self.longest_target = longest_source, longest_target
+        self.prefix: list[int] = []  # what every translation begins with
+        self.token_scores = False  # whether translations have those of their pieces
         self.every_sentence = self.aligned = self.copying = False
 
     @abstractmethod
     def search(
-        self, sources: list[list[int]], limits: list[int], decoding: DecodingConfig, n_best: int
+        self,
+        sources: list[list[int]],
+        limits: list[int],
+        decoding: DecodingConfig,
+        rules: Rules,
+        *,
+        n_best: int,
+        numbers: list[int],
     ) -> list[list[Hypothesis]]:
-        """The hypotheses of each source, best first, of at most `limits` pieces, end included."""
+        """The hypotheses of each source, best first, of at most `limits` pieces, end included.
+
+        numbers: of each source in the whole input.
+        """
 
     def __call__(self, text: str) -> str:
         """The best translation of one sentence."""
         return self.translate([text])[0].text
 
-    def with_decoding(self, beam_size: int | None = None, length_penalty: float | None = None) -> Self:
-        """The same translator with other search settings; None keeps the run's."""
+    def with_decoding(self, **changes: Any) -> Self:
+        """The same translator with other search settings, by the names of `DecodingConfig`.
+
+        Raises ConfigError for a value out of range and for an unknown name.
+        """
         other = copy.copy(self)
-        other.decoding = replace(
-            self.decoding,
-            beam_size=self.decoding.beam_size if beam_size is None else beam_size,
-            length_penalty=self.decoding.length_penalty if length_penalty is None else length_penalty,
-        )
+        other.decoding = config.build(DecodingConfig, config.dump(self.decoding) | changes)
+        return other
+
+    def with_prefix(self, text: str) -> Self:
+        """The same translator with translations that begin with `text`, in the tokenizer's normal form.
+
+        Its last word may go on (`bibl` as `biblioteca`), but for a space at the end of `text`: then a new word follows,
+        or the end. Raises ConfigError for words that the tokenizer has not.
+        """
+        other = copy.copy(self)
+        [other.prefix] = self._prefixes([text])
+        return other
+
+    def with_token_scores(self) -> Self:
+        """The same translator with the pieces of every translation and what each adds to its score."""
+        other = copy.copy(self)
+        other.token_scores = True
         return other
 
     def sentence_by_sentence(self) -> Self:
@@ -129,25 +183,45 @@ class SentenceTranslator(ABC):
 
     def stream(self, lines: Iterable[str], *, n_best: int = 1, window: int = WINDOW) -> Iterator[Translation]:
         """The translations of endless lines in order, `window` lines at a time."""
-        lines = iter(lines)
-        while chunk := list(islice(lines, window)):
-            yield from self.translate(chunk, n_best=n_best)
+        numbered = enumerate(lines, 1)
+        while chunk := list(islice(numbered, window)):
+            numbers, texts = zip(*chunk, strict=True)
+            yield from self.translate(texts, n_best=n_best, numbers=numbers)
 
-    def translate(self, texts: Sequence[str], *, n_best: int = 1) -> list[Translation]:
-        """One translation a text, in order; a blank text gives an empty one with score 0.
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        n_best: int = 1,
+        prefixes: Sequence[str] | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Translation]:
+        """One translation a text, in order; a text without a piece (a blank one) gives an empty one with score 0.
 
         A text too long for the model is translated in parts, and their translations are joined by spaces.
+        prefixes: what each translation begins with, instead of the translator's own prefix; errors as `with_prefix`.
+        numbers: of the texts in the whole input, which samples depend on; 1, 2, ... where not given.
         """
+        begun = [self.prefix] * len(texts) if prefixes is None else self._prefixes(prefixes)
+        if len(begun) != len(texts):
+            raise ConfigError(f"prefixes: {len(begun)} for {len(texts)} texts; give one for each")
+        numbers = range(1, len(texts) + 1) if numbers is None else numbers
         parts = self._parts(texts)
-        found = iter(self._translate([part for several in parts for part in several], n_best))
+        asked = [
+            (part, prefix if place == 0 else [], number + (place << PART_BITS))
+            for several, prefix, number in zip(parts, begun, numbers, strict=True)
+            for place, part in enumerate(several)
+        ]
+        found = iter(self._translate(asked, n_best))
         return [
-            _joined(text, [next(found) for _ in several], n_best) for text, several in zip(texts, parts, strict=True)
+            self._joined(text, [next(found) for _ in several], n_best)
+            for text, several in zip(texts, parts, strict=True)
         ]
 
     def _parts(self, texts: Sequence[str]) -> list[list[str]]:
         encoded = self.tokenizer.encode_source(texts)
         return [
-            segments.split(text, self._fits, every_sentence=self.every_sentence)
+            segments.split(segments.shortened(text), self._fits, every_sentence=self.every_sentence)
             if self.every_sentence or len(ids) > self.longest_source
             else [text]
             for text, ids in zip(texts, encoded, strict=True)
@@ -156,36 +230,87 @@ class SentenceTranslator(ABC):
     def _fits(self, text: str) -> bool:
         return len(self.tokenizer.encode_source([text])[0]) <= self.longest_source
 
-    def _translate(self, texts: Sequence[str], n_best: int) -> list[Translation]:
-        """As `translate`, of texts that fit."""
+    def _translate(self, asked: list[tuple[str, list[int], int]], n_best: int) -> list[Translation]:
+        """The translations of texts that fit, each with its prefix and number."""
+        texts = [text for text, _, _ in asked]
         encoded = self.tokenizer.encode_source(texts)
-        nothing = [Candidate("", 0.0, alignment=[] if self.aligned else None)]
-        results = [Translation(text, nothing) for text in texts]
-        spoken = [i for i, text in enumerate(texts) if text.strip()]
-        for indices in _batches({i: len(encoded[i]) for i in spoken}, self.batch_tokens):
-            found = self._candidates([encoded[i] for i in indices], n_best)
+        results = [Translation(text, [self.stand_in()]) for text in texts]
+        spoken = [i for i, ids in enumerate(encoded) if any(id_ != self.tokenizer.eos_id for id_ in ids)]
+        tokens = self.batch_tokens // n_best if self.decoding.sample else self.batch_tokens
+        for indices in _batches({i: min(len(encoded[i]), self.longest_source) for i in spoken}, tokens):
+            found = self._candidates([(encoded[i], *asked[i][1:]) for i in indices], n_best)
             if self.aligned:
                 found = self.align([texts[i] for i in indices], found)
             for i, hypotheses in zip(indices, found, strict=True):
                 results[i] = Translation(texts[i], hypotheses)
         return results
 
-    @property
-    def banned_ids(self) -> list[int]:
-        """What no translation holds."""
-        return [self.tokenizer.pad_id, self.tokenizer.bos_id, self.tokenizer.unk_id]
+    def _joined(self, source: str, parts: list[Translation], n_best: int) -> Translation:
+        """The translation of a line from those of its parts; its m-th sample is that of the m-th samples."""
+        cut = "".join(part.source for part in parts) != source
+        if len(parts) == 1:
+            return replace(parts[0], source=source, cut=cut)
+        if self.decoding.sample:
+            chosen = [[part.hypotheses[m % len(part.hypotheses)] for part in parts] for m in range(n_best)]
+        else:
+            chosen = _best_combinations(parts, n_best)
+        return Translation(source, [_together(parts, combination) for combination in chosen], cut, parts=parts)
 
-    def _candidates(self, sources: list[list[int]], n_best: int) -> list[list[Candidate]]:
-        sources = [ids[: self.longest_source] for ids in sources]
-        limits = [self.decoding.max_length(len(ids)) for ids in sources]
-        if self.longest_target is not None:
-            limits = [min(limit, self.longest_target) for limit in limits]
+    def _rules(self, prefixes: list[list[int]]) -> Rules:
+        """With what no translation holds, and what every one begins with."""
+        tokenizer = self.tokenizer
+        return Rules(
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            banned_ids=[tokenizer.pad_id, tokenizer.bos_id, tokenizer.unk_id],
+            prefixes=prefixes,
+            joining_ids=tokenizer.joining_ids if any(NEW_WORD in prefix for prefix in prefixes) else (),
+        )
+
+    def _prefixes(self, texts: Sequence[str]) -> list[list[int]]:
+        found = self.tokenizer.encode_target(texts)
+        for text, ids in zip(texts, found, strict=True):
+            if self.tokenizer.unk_id in ids:
+                raise ConfigError(f"prefix {text!r}: the vocabulary lacks a word of it; leave that word out")
+            if ids and text[-1].isspace():
+                ids.append(NEW_WORD)
+        return found
+
+    def _candidates(self, asked: list[tuple[list[int], list[int], int]], n_best: int) -> list[list[Candidate]]:
+        """The hypotheses of each source, prefix and number."""
+        sources = [source[: self.longest_source] for source, _, _ in asked]
+        prefixes = [prefix for _, prefix, _ in asked]
+        limits = [self._limit(len(source), prefix) for source, prefix in zip(sources, prefixes, strict=True)]
+        numbers = [number for _, _, number in asked]
         decoding = replace(self.decoding, beam_size=max(self.decoding.beam_size, n_best))
-        found = self.search(sources, limits, decoding, n_best)
+        found = self.search(sources, limits, decoding, self._rules(prefixes), n_best=n_best, numbers=numbers)
         texts = iter(self.tokenizer.decode_target([h.tokens for hypotheses in found for h in hypotheses]))
-        return [
-            [Candidate(next(texts), h.score, h.normalised_score, h.tokens) for h in hypotheses] for hypotheses in found
-        ]
+        return [[self._candidate(next(texts), h) for h in hypotheses] for hypotheses in found]
+
+    def stand_in(self, text: str = "") -> Candidate:
+        """What stands in the place of a translation that no model made."""
+        return replace(self._candidate(text, NOTHING), alignment=[] if self.aligned else None)
+
+    def _candidate(self, text: str, hypothesis: Hypothesis) -> Candidate:
+        found = Candidate(
+            text, hypothesis.score, normalised_score=hypothesis.normalised_score, tokens=hypothesis.tokens
+        )
+        if not self.token_scores:
+            return found
+        end = [self.tokenizer.eos_id] if hypothesis.finished else []
+        pieces = self.tokenizer.pieces_target([*hypothesis.tokens, *end])
+        return replace(found, pieces=pieces, token_scores=hypothesis.token_scores)
+
+    def _limit(self, source: int, prefix: list[int]) -> int:
+        """The most pieces of a translation, end included; raises ConfigError where less is asked for than must be."""
+        begun = sum(id_ != NEW_WORD for id_ in prefix) + 1
+        least = max(self.decoding.min_length, begun)
+        limits = {"max_length": self.decoding.max_length, "the model's longest translation": self.longest_target}
+        for name, most in limits.items():
+            if most is not None and least > most:
+                what = "prefix: its length, end included," if least == begun else "min_length:"
+                raise ConfigError(f"{what} {least} is more than {name}, {most}")
+        return min([max(self.decoding.longest(source), least), *filter(None, limits.values())])
 
 
 def _batches(lengths: dict[int, int], tokens: int) -> Iterator[list[int]]:
@@ -200,19 +325,13 @@ def _batches(lengths: dict[int, int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _joined(source: str, parts: list[Translation], n_best: int) -> Translation:
-    """The translation of a line from those of its parts.
-
-    Its hypotheses are the `n_best` combinations with the largest sum of normalised scores, so that the best is made of
-    the best; scores are summed.
-    """
-    if len(parts) == 1:
-        return parts[0]
+def _best_combinations(parts: list[Translation], n_best: int) -> list[list[Candidate]]:
+    """One hypothesis of each part: the combinations with the largest sum of normalised scores, the best of the best."""
     combinations: list[list[Candidate]] = [[]]
     for part in parts:
         longer = ([*combination, hypothesis] for combination in combinations for hypothesis in part.hypotheses)
         combinations = heapq.nlargest(n_best, longer, key=_rank)
-    return Translation(source, [_together(parts, combination) for combination in combinations], parts)
+    return combinations
 
 
 def _rank(chosen: list[Candidate]) -> int:
@@ -234,6 +353,17 @@ def _together(parts: list[Translation], chosen: list[Candidate]) -> Candidate:
     return Candidate(
         " ".join(hypothesis.translation for hypothesis in chosen if hypothesis.translation),
         sum(hypothesis.score for hypothesis in chosen),
-        sum(hypothesis.normalised_score for hypothesis in chosen),
+        _chained(hypothesis.pieces for hypothesis in chosen),
+        _chained(hypothesis.token_scores for hypothesis in chosen),
         alignment=None if any(hypothesis.alignment is None for hypothesis in chosen) else aligned,
+        normalised_score=sum(hypothesis.normalised_score for hypothesis in chosen),
     )
+
+
+def _chained(lists: Iterable[list[Item] | None]) -> list[Item] | None:
+    found: list[Item] = []
+    for each in lists:
+        if each is None:
+            return None
+        found += each
+    return found

@@ -241,6 +241,11 @@ def test_other_settings_pairs_or_searches_do_not_match(place: Path) -> None:
     assert found is not None
     assert len(found[1]) == len(pairs)
     assert kept(run, pairs, dataclasses.replace(own, beam_size=1)) is None
+    assert kept(run, pairs, dataclasses.replace(own, min_length=3)) is None
+    record = json.loads(run.test_file.read_bytes())
+    del record["decoding"]["min_length"], record["evaluation"]["search"]  # as written before there was one
+    run.test_file.write_text(json.dumps(record), encoding="utf-8")
+    assert kept(run, pairs, own) == found
     assert kept(run, [*pairs[:-1], Pair(pairs[-1].source, "ba")], own) is None
     run.keep_config(run.raw_config | {"model": run.raw_config["model"] | {"heads": 4}})
     assert kept(run, pairs, own) is None

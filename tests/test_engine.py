@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,8 +90,10 @@ def test_both_engines_give_the_same_lines_with_the_same_scores(
     exported: Exported, lines: list[str], kind: str, beam_size: int
 ) -> None:
     run = Run(exported.paper if kind == "paper" else exported.run(kind))
-    theirs = Translator.load(run.folder, "cpu").with_decoding(beam_size).translate(lines, n_best=beam_size)
-    ours = OnnxTranslator.of_run(run, "float32", 1).with_decoding(beam_size).translate(lines, n_best=beam_size)
+    theirs = Translator.load(run.folder, "cpu").with_decoding(beam_size=beam_size).translate(lines, n_best=beam_size)
+    ours = (
+        OnnxTranslator.of_run(run, "float32", 1).with_decoding(beam_size=beam_size).translate(lines, n_best=beam_size)
+    )
     assert len({translation.text for translation in theirs}) > 10, "or nothing is compared"
     for one, other in zip(ours, theirs, strict=True):
         assert one.source == other.source
@@ -98,6 +101,37 @@ def test_both_engines_give_the_same_lines_with_the_same_scores(
         for mine, that in zip(one.hypotheses, other.hypotheses, strict=True):
             assert mine.score == pytest.approx(that.score, abs=NEAR * max(1, len(one.parts)))
             assert mine.translation == that.translation
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "paper"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"beam_size": 1, "min_length": 6, "max_length": 9, "no_repeat_ngram": 2},
+        {"beam_size": 4, "min_length": 6, "max_length": 9, "no_repeat_ngram": 2},
+        {"sample": True, "temperature": 0.8, "top_k": 30, "seed": 5, "min_length": 3},
+        {"sample": True},
+    ],
+    ids=["greedy", "beam", "top-k samples", "samples"],
+)
+def test_both_engines_do_what_is_asked_of_the_search(
+    exported: Exported, lines: list[str], kind: str, asked: dict[str, Any]
+) -> None:
+    """Samples too: drawn by the same chances from probabilities that differ by rounding alone."""
+    run = Run(exported.paper if kind == "paper" else exported.run(kind))
+    prefixes = [("", "ba", "be bi ", "d")[i % 4] for i in range(len(lines))]
+    if kind == "paper":
+        prefixes = [prefix.replace("d", "du") for prefix in prefixes]  # its vocabulary is words
+    theirs, ours = (
+        translator.with_decoding(**asked).with_token_scores().translate(lines, n_best=3, prefixes=prefixes)
+        for translator in (Translator.load(run.folder, "cpu"), OnnxTranslator.of_run(run, "float32", 1))
+    )
+    pairs = [(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x.hypotheses, y.hypotheses, strict=True)]
+    same = [(mine, that) for mine, that in pairs if mine.pieces == that.pieces]
+    assert len(pairs) - len(same) <= ("sample" in asked) * len(pairs) / 100  # a chance may fall on the edge of a piece
+    for mine, that in same:
+        assert mine.translation == that.translation
+        assert mine.token_scores == pytest.approx(that.token_scores, abs=NEAR)
 
 
 def test_all_formats_and_the_filter_say_the_same(exported: Exported, lines: list[str], tmp_path: Path) -> None:
@@ -164,7 +198,9 @@ def test_bf16_products_are_in_use_and_near_float32(
     exported: Exported, lines: list[str], kind: str, beam_size: int
 ) -> None:
     run, cpu = Run(exported.run(kind)), torch.device("cpu")
-    exact, half = (Translator.of_run(run, cpu, precision).with_decoding(beam_size) for precision in ("fp32", "bf16"))
+    exact, half = (
+        Translator.of_run(run, cpu, precision).with_decoding(beam_size=beam_size) for precision in ("fp32", "bf16")
+    )
     gaps = [abs(a.score - b.score) for a, b in zip(exact.translate(lines), half.translate(lines), strict=True)]
     assert 0 < statistics.median(gaps) < 0.1  # where a near-tie falls otherwise, the texts and their scores differ
 

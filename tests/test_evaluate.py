@@ -23,7 +23,7 @@ from projtrans.translate import Translator
 
 FIELDS = {
     "run", "split", "sentences", "loss", "perplexity", "accuracy", "accuracy_with_padding", "bleu", "chrf", "beam_size",
-    "seconds", "bleu_multi_reference", "distinct_sources", "references", "length_penalty",
+    "seconds", "bleu_multi_reference", "distinct_sources", "references", "length_penalty", "search",
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def side(label: str, *losses: Spread | None) -> Side:
     """A side with these losses, everywhere where a curve is drawn."""
     nothing = dict.fromkeys(
         ("parameters", "training_seconds", "update_milliseconds", "tokens_per_second", "loss", "accuracy",
-         "accuracy_with_padding", "bleu", "chrf", "beam_size", "length_penalty", "multiply_adds")
+         "accuracy_with_padding", "bleu", "chrf", "beam_size", "length_penalty", "search", "multiply_adds")
     )  # fmt: skip
     epochs = [
         MeanEpoch(epoch=number, train_loss=loss, train_accuracy=loss, loss=loss, accuracy=loss)

@@ -6,181 +6,45 @@ Both searches, that in torch and that in numpy, take every test.
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_cases import (
+    ALPHAS,
+    BANNED,
+    BOS,
+    END,
+    RULES,
+    SEEDS,
+    UNK,
+    USED,
+    A,
+    B,
+    Fixed,
+    Table,
+    TableStepper,
+    beam,
+    beam_search,
+    by_both,
+    every_sequence,
+    greedy,
+    ranked,
+    search,
+    slow_beam,
+    whole,
+)
 
 from projtrans import numpy_search
 from projtrans import search as torch_search
 from projtrans.config import build
-from projtrans.decoding import DecodingConfig, Hypothesis, length_penalty
+from projtrans.decoding import DecodingConfig, Rules, length_penalty
 from projtrans.errors import ConfigError, RunError
-
-PAD, BOS, END, UNK = 0, 1, 2, 3
-BANNED = (PAD, BOS, UNK)
-IDS = {"bos_id": BOS, "eos_id": END, "banned_ids": BANNED}
-SEEDS = st.integers(0, 10**6)
-ALPHAS = st.sampled_from([0.0, 0.3, 1.0, 2.0])
-
-
-class Numpy:
-    """A Stepper of tensors as one of arrays."""
-
-    def __init__(self, stepper):
-        self.stepper = stepper
-
-    def step(self, token_BM):
-        assert isinstance(token_BM, np.ndarray)
-        return array(self.stepper.step(torch.from_numpy(token_BM)))
-
-    def select(self, sentence_B, parent_BM):
-        self.stepper.select(torch.from_numpy(sentence_B), torch.from_numpy(parent_BM))
-
-
-def array(tensor):
-    """A tensor in numpy, which has no bfloat16."""
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-USED = [torch_search]
-"""The search that the tests have before them."""
 
 
 @pytest.fixture(scope="module", params=[torch_search, numpy_search], ids=["torch", "numpy"], autouse=True)
 def _used(request: pytest.FixtureRequest) -> None:
     USED[:] = [request.param]
-
-
-def called(name, stepper, limits_B, *arguments, **options):
-    [module] = USED
-    given = (Numpy(stepper), limits_B.numpy()) if module is numpy_search else (stepper, limits_B)
-    return getattr(module, name)(*given, *arguments, **options)
-
-
-def greedy(*arguments, **options):
-    return called("greedy", *arguments, **options)
-
-
-def beam_search(*arguments, **options):
-    return called("beam_search", *arguments, **options)
-
-
-def search(*arguments, **options):
-    return called("search", *arguments, **options)
-
-
-class Table:
-    """A toy model: the logits are a row of a random table, chosen by the sentence and the whole history."""
-
-    def __init__(self, seed: int, vocabulary: int = 7, end_bias: float = 0.0, dtype: torch.dtype = torch.float64):
-        generator = torch.Generator().manual_seed(seed)
-        self.logits = torch.randn(997, vocabulary, dtype=torch.float64, generator=generator) * 2
-        self.logits[:, END] += end_bias
-        self.logits = self.logits.to(dtype)
-
-    def row(self, row, token, sentence):
-        """The next row, for whole numbers and for tensors."""
-        return (row * 31 + token * 7 + sentence * 101 + 1) % len(self.logits)
-
-    def log_probabilities(self, sentence: int, prefix: list[int]) -> list[float]:
-        row = 0
-        for token in [BOS, *prefix]:
-            row = self.row(row, token, sentence)
-        logits = self.logits[row].tolist()
-        total = math.log(sum(math.exp(logit) for logit in logits))
-        return [logit - total for logit in logits]
-
-    def rescore(self, sentence: int, tokens: list[int]) -> list[float]:
-        return [self.log_probabilities(sentence, tokens[:t])[token] for t, token in enumerate(tokens)]
-
-
-class TableStepper:
-    """The table as a Stepper that holds callers to the protocol: its cache is the row that the history led to."""
-
-    def __init__(self, table: Table, sentences: list[int]):
-        self.table = table
-        self.memory_B = torch.tensor(sentences)
-        self.cache_BM = torch.zeros(len(sentences), 1, dtype=torch.long)
-        self.steps: list[int] = []
-
-    def step(self, token_BM):
-        assert token_BM.shape == self.cache_BM.shape
-        assert token_BM.dtype == torch.long
-        assert (token_BM == BOS).all() or self.steps
-        self.steps.append(len(token_BM))
-        self.cache_BM = self.table.row(self.cache_BM, token_BM, self.memory_B[:, None])
-        return self.table.logits[self.cache_BM]
-
-    def select(self, sentence_B, parent_BM):
-        kept = sentence_B.tolist()
-        assert kept == sorted(set(kept))
-        assert len(kept) == len(parent_BM) > 0
-        slots = torch.arange(self.cache_BM.shape[1]).repeat(len(self.cache_BM), 1)
-        assert len(kept) < len(slots) or not torch.equal(parent_BM, slots), "select called for nothing"
-        self.memory_B = self.memory_B[sentence_B]
-        self.cache_BM = self.cache_BM[sentence_B].gather(1, parent_BM)
-
-
-class Fixed:
-    """A Stepper that gives the probabilities {prefix: {token: probability}} of one sentence; others have 0."""
-
-    def __init__(self, probabilities: dict[tuple[int, ...], dict[int, float]], vocabulary: int = 6):
-        self.probabilities, self.vocabulary = probabilities, vocabulary
-        self.prefixes: list[tuple[int, ...]] = [()]
-
-    def step(self, token_BM):
-        self.prefixes = [(*prefix, token) for prefix, token in zip(self.prefixes, token_BM[0].tolist(), strict=True)]
-        logits = torch.full((1, len(self.prefixes), self.vocabulary), -math.inf)
-        for m, prefix in enumerate(self.prefixes):
-            for token, probability in self.probabilities.get(prefix[1:], {END: 1.0}).items():
-                logits[0, m, token] = math.log(probability)
-        return logits + 3.0  # unnormalised
-
-    def select(self, sentence_B, parent_BM):
-        self.prefixes = [self.prefixes[parent] for parent in parent_BM[0].tolist()]
-
-
-def beam(table, sentences, limits, *, beam_size, alpha=1.0, n_best=1):
-    stepper = TableStepper(table, sentences)
-    return beam_search(stepper, torch.tensor(limits), **IDS, beam_size=beam_size, alpha=alpha, n_best=n_best)
-
-
-def whole(hypothesis: Hypothesis) -> list[int]:
-    return hypothesis.tokens + [END] * hypothesis.finished
-
-
-def ranked(scored: list[tuple[list[int], float]], alpha: float, n_best: int) -> list[list[int]]:
-    """The n best sequences, those with an end before those without."""
-    normalised = [(tokens[-1] != END, -score / ((5 + len(tokens)) / 6) ** alpha, tokens) for tokens, score in scored]
-    return [tokens for _, _, tokens in sorted(normalised)[:n_best]]
-
-
-def every_sequence(table: Table, sentence: int, limit: int) -> list[tuple[list[int], float]]:
-    inner = [token for token in range(table.logits.shape[1]) if token not in (*BANNED, END)]
-    sequences = [
-        [*prefix, END] for length in range(limit) for prefix in map(list, itertools.product(inner, repeat=length))
-    ]
-    sequences += map(list, itertools.product(inner, repeat=limit))
-    return [(tokens, sum(table.rescore(sentence, tokens))) for tokens in sequences]
-
-
-def slow_beam(table: Table, sentence: int, limit: int, beam_size: int, alpha: float, n_best: int) -> list[list[int]]:
-    """Beam search in lists, always run to the maximum length."""
-    live: list[tuple[list[int], float]] = [([], 0.0)]
-    ended: list[tuple[list[int], float]] = []
-    for _ in range(limit):
-        longer = [
-            ([*tokens, token], score + log_probability)
-            for tokens, score in live
-            for token, log_probability in enumerate(table.log_probabilities(sentence, tokens))
-            if token not in BANNED
-        ]
-        longer.sort(key=lambda candidate: -candidate[1])
-        ended += [candidate for candidate in longer[:beam_size] if candidate[0][-1] == END]
-        live = [candidate for candidate in longer if candidate[0][-1] != END][:beam_size]
-    return ranked(ended + live, alpha, n_best)
 
 
 # ---------------------------------------------------------------------------------------------------------- oracles
@@ -190,7 +54,7 @@ def slow_beam(table: Table, sentence: int, limit: int, beam_size: int, alpha: fl
 @given(seed=SEEDS, limit=st.integers(1, 4), alpha=ALPHAS, n_best=st.sampled_from([1, 3, 20]))
 def test_a_beam_as_wide_as_the_tree_finds_what_enumeration_finds(seed, limit, alpha, n_best):
     table = Table(seed)
-    [found] = beam(table, [seed % 5], [limit], beam_size=3**limit * 4, alpha=alpha, n_best=n_best)
+    [found] = beam(table, [seed % 5], [limit], beam_size=3**limit * 4, length_penalty=alpha, n_best=n_best)
     assert [whole(hypothesis) for hypothesis in found] == ranked(every_sequence(table, seed % 5, limit), alpha, n_best)
 
 
@@ -205,7 +69,7 @@ def test_a_beam_as_wide_as_the_tree_finds_what_enumeration_finds(seed, limit, al
 )
 def test_stopping_early_gives_what_running_to_the_maximum_gives(seed, limit, beam_size, alpha, n_best, end_bias):
     table = Table(seed, vocabulary=9, end_bias=end_bias)
-    [found] = beam(table, [3], [limit], beam_size=beam_size, alpha=alpha, n_best=n_best)
+    [found] = beam(table, [3], [limit], beam_size=beam_size, length_penalty=alpha, n_best=n_best)
     assert [whole(hypothesis) for hypothesis in found] == slow_beam(table, 3, limit, beam_size, alpha, n_best)
 
 
@@ -214,7 +78,7 @@ def test_stopping_early_saves_steps():
     steps = 0
     for sentence in range(sentences):
         stepper = TableStepper(table, [sentence])
-        beam_search(stepper, torch.tensor([limit]), **IDS, beam_size=4, alpha=1.0, n_best=1)
+        beam_search(stepper, torch.tensor([limit]), beam_size=4, length_penalty=1.0, n_best=1)
         steps += len(stepper.steps)
     assert steps < sentences * limit / 3
 
@@ -224,8 +88,8 @@ def test_stopping_early_saves_steps():
 def test_a_beam_of_one_is_greedy(seed, limit, end_bias):
     table, sentences = Table(seed, end_bias=end_bias), [0, 1, 2]
     limits = torch.tensor([limit, 1, limit])
-    best = greedy(TableStepper(table, sentences), limits, **IDS, alpha=0.0)
-    beams = beam_search(TableStepper(table, sentences), limits, **IDS, beam_size=1, alpha=0.0, n_best=1)
+    best = greedy(TableStepper(table, sentences), limits, length_penalty=0.0)
+    beams = beam_search(TableStepper(table, sentences), limits, beam_size=1, length_penalty=0.0, n_best=1)
     assert beams == best
     for sentence, [hypothesis] in zip(sentences, best, strict=True):
         for t, token in enumerate(whole(hypothesis)):
@@ -237,8 +101,8 @@ def test_a_beam_of_one_is_greedy(seed, limit, end_bias):
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
 def test_scores_are_those_of_forced_rescoring(dtype, tolerance, beam_size):
     table, sentences = Table(11, vocabulary=20, dtype=dtype), list(range(8))
-    lists = beam(table, sentences, [9] * 8, beam_size=beam_size, alpha=0.7, n_best=beam_size)
-    lists += greedy(TableStepper(table, sentences), torch.tensor([9] * 8), **IDS, alpha=0.7)
+    lists = beam(table, sentences, [9] * 8, beam_size=beam_size, length_penalty=0.7, n_best=beam_size)
+    lists += greedy(TableStepper(table, sentences), torch.tensor([9] * 8), length_penalty=0.7)
     for sentence, hypotheses in zip(sentences * 2, lists, strict=True):
         for hypothesis in hypotheses:
             tokens = whole(hypothesis)
@@ -258,7 +122,7 @@ def test_a_sentence_does_not_feel_its_batch(seed, data, beam_size, n_best):
 
     def run(chosen):
         limits_B = torch.tensor([limits[sentence] for sentence in chosen])
-        return search(TableStepper(table, chosen), limits_B, config, **IDS, n_best=n_best)
+        return search(TableStepper(table, chosen), limits_B, config, n_best=n_best)
 
     alone = [run([sentence])[0] for sentence in sentences]
     assert run(sentences) == alone
@@ -269,8 +133,8 @@ def test_a_sentence_does_not_feel_its_batch(seed, data, beam_size, n_best):
 @given(seed=SEEDS, beam_size=st.integers(1, 5), alpha=ALPHAS, limit=st.integers(1, 10))
 def test_n_best_lists_are_sorted_distinct_and_start_with_the_one_best(seed, beam_size, alpha, limit):
     table = Table(seed)
-    [several] = beam(table, [0], [limit], beam_size=beam_size, alpha=alpha, n_best=beam_size)
-    [one] = beam(table, [0], [limit], beam_size=beam_size, alpha=alpha, n_best=1)
+    [several] = beam(table, [0], [limit], beam_size=beam_size, length_penalty=alpha, n_best=beam_size)
+    [one] = beam(table, [0], [limit], beam_size=beam_size, length_penalty=alpha, n_best=1)
     order = [(hypothesis.finished, hypothesis.normalised_score) for hypothesis in several]
     assert order == sorted(order, reverse=True)
     assert len({tuple(whole(hypothesis)) for hypothesis in several}) == len(several) <= beam_size
@@ -280,15 +144,14 @@ def test_n_best_lists_are_sorted_distinct_and_start_with_the_one_best(seed, beam
 
 # ----------------------------------------------------------------------------------------------------- cases by hand
 
-A, B = 4, 5
 TRAP = {(): {A: 0.6, B: 0.4}, (A,): {A: 0.3, B: 0.3, END: 0.4}, (B,): {END: 0.9, A: 0.1}}
 
 
 def test_two_hypotheses_avoid_the_greedy_trap():
     """Greedy takes A for .6 and ends with .6 × .4 = .24; B and its end have .4 × .9 = .36."""
     limit = torch.tensor([5])
-    [[best]] = greedy(Fixed(TRAP), limit, **IDS, alpha=0.0)
-    [[wide]] = beam_search(Fixed(TRAP), limit, **IDS, beam_size=2, alpha=0.0, n_best=1)
+    [[best]] = greedy(Fixed(TRAP), limit, length_penalty=0.0)
+    [[wide]] = beam_search(Fixed(TRAP), limit, beam_size=2, length_penalty=0.0, n_best=1)
     assert (best.tokens, wide.tokens) == ([A], [B])
     assert math.exp(best.score) == pytest.approx(0.24, rel=1e-5)
     assert math.exp(wide.score) == pytest.approx(0.36, rel=1e-5)
@@ -298,7 +161,7 @@ def test_the_length_penalty_turns_the_choice():
     """Ending at once has .5; A A A and its end .45: log .5 / 1 = -.693, log .45 / (9/6) = -.532."""
     long = {(): {END: 0.5, A: 0.5}, (A,): {A: 0.9, B: 0.1}, (A, A): {A: 1.0}, (A, A, A): {END: 1.0}}
     for alpha, expected in ((0.0, []), (1.0, [A, A, A])):
-        [[best]] = beam_search(Fixed(long), torch.tensor([8]), **IDS, beam_size=3, alpha=alpha, n_best=1)
+        [[best]] = beam_search(Fixed(long), torch.tensor([8]), beam_size=3, length_penalty=alpha, n_best=1)
         assert best.tokens == expected
     assert best.normalised_score == pytest.approx(math.log(0.45) / (9 / 6), rel=1e-5)
 
@@ -314,26 +177,26 @@ def test_length_penalty_is_that_of_gnmt(length, alpha, penalty):
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_an_empty_translation_and_a_cut_one(beam_size):
     config = DecodingConfig(beam_size=beam_size)
-    [[empty]] = search(Fixed({}), torch.tensor([4]), config, **IDS)
+    [[empty]] = search(Fixed({}), torch.tensor([4]), config)
     assert (empty.tokens, empty.finished, len(empty.token_scores)) == ([], True, 1)
     assert empty.score == pytest.approx(0, abs=1e-6)
     endless = {(A,) * length: {A: 1.0} for length in range(4)}
-    [[cut]] = search(Fixed(endless), torch.tensor([4]), config, **IDS)
+    [[cut]] = search(Fixed(endless), torch.tensor([4]), config)
     assert (cut.tokens, cut.finished, len(cut.token_scores)) == ([A] * 4, False, 4)
 
 
 def test_unfinished_hypotheses_only_fill_up():
     """At two tokens only (A, end) has ended, though (A, A) is ten times as probable."""
     few = {(): {A: 0.99, B: 0.01}, (A,): {A: 0.9, END: 0.1}, (B,): {B: 1.0}}
-    [one] = beam_search(Fixed(few), torch.tensor([2]), **IDS, beam_size=2, alpha=1.0, n_best=1)
-    [two] = beam_search(Fixed(few), torch.tensor([2]), **IDS, beam_size=2, alpha=1.0, n_best=2)
+    [one] = beam_search(Fixed(few), torch.tensor([2]), beam_size=2, length_penalty=1.0, n_best=1)
+    [two] = beam_search(Fixed(few), torch.tensor([2]), beam_size=2, length_penalty=1.0, n_best=2)
     assert [(best.tokens, best.finished) for best in one] == [([A], True)]
     assert [(best.tokens, best.finished) for best in two] == [([A], True), ([A, A], False)]
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_a_banned_token_is_never_taken_and_leaves_the_others_their_probability(beam_size):
-    [[best]] = search(Fixed({(): {UNK: 0.7, A: 0.3}}), torch.tensor([3]), DecodingConfig(beam_size=beam_size), **IDS)
+    [[best]] = search(Fixed({(): {UNK: 0.7, A: 0.3}}), torch.tensor([3]), DecodingConfig(beam_size=beam_size))
     assert best.tokens == [A]
     assert math.exp(best.score) == pytest.approx(0.3, rel=1e-5)
 
@@ -344,10 +207,11 @@ def test_of_equals_the_lowest_id_wins(dtype):
         def step(self, token_BM):
             return super().step(token_BM).to(dtype) * 0
 
-    [[best]] = greedy(Level(Table(0), [0]), torch.tensor([3]), bos_id=BOS, eos_id=6, banned_ids=BANNED, alpha=1.0)
-    assert best.tokens == [END] * 3  # 6 ends here, so 2 is an ordinary token
-    several = {"beam_size": 8, "alpha": 0.0, "n_best": 3}
-    [found] = beam_search(Level(Table(0), [0]), torch.tensor([2]), bos_id=BOS, eos_id=6, banned_ids=BANNED, **several)
+    rules = Rules(bos_id=BOS, eos_id=6, banned_ids=BANNED)  # 6 ends here, so 2 is an ordinary token
+    [[best]] = greedy(Level(Table(0), [0]), torch.tensor([3]), rules)
+    assert best.tokens == [END] * 3
+    several = {"beam_size": 8, "length_penalty": 0.0, "n_best": 3}
+    [found] = beam_search(Level(Table(0), [0]), torch.tensor([2]), rules, **several)
     assert [hypothesis.tokens for hypothesis in found] == [[], [2], [4]]
 
 
@@ -359,9 +223,13 @@ def test_the_best_tokens_are_those_of_a_sort(vocabulary, allowed, count):
     logits_BMV[..., allowed:][..., : vocabulary if allowed else 0] = -math.inf
     expected = logits_BMV.log_softmax(-1)
     expected[..., 1] = -math.inf
+
+    def ban_one(logprob_BMV):
+        logprob_BMV[..., 1] = -math.inf
+
     [module] = USED
     given = logits_BMV.numpy() if module is numpy_search else logits_BMV
-    logprob_BMK, token_BMK = map(torch.as_tensor, module._best_tokens(given, count, (1,)))
+    logprob_BMK, token_BMK = (torch.as_tensor(x + 0) for x in module._best_tokens(given, count, ban_one))
     torch.testing.assert_close(
         logprob_BMK.sort(descending=True).values.float(), expected.sort(descending=True).values[..., :count]
     )
@@ -376,8 +244,7 @@ def test_both_searches_find_the_same(seed, beam_size, alpha, data):
     table, limits_B = Table(seed, vocabulary=12), torch.tensor(data.draw(st.lists(st.integers(1, 9), min_size=1)))
     config = DecodingConfig(beam_size=beam_size, length_penalty=alpha)
     sentences = list(range(len(limits_B)))
-    theirs = torch_search.search(TableStepper(table, sentences), limits_B, config, **IDS, n_best=beam_size)
-    ours = numpy_search.search(Numpy(TableStepper(table, sentences)), limits_B.numpy(), config, **IDS, n_best=beam_size)
+    ours, theirs = by_both(table, sentences, limits_B, config, RULES, n_best=beam_size)
     for our, their in zip(itertools.chain(*ours), itertools.chain(*theirs), strict=True):
         assert (our.tokens, our.finished) == (their.tokens, their.finished)
         assert our.token_scores == pytest.approx(their.token_scores, abs=1e-12)
@@ -387,20 +254,20 @@ def test_finished_sentences_leave_the_batch():
     table, sentences = Table(5, vocabulary=10, end_bias=1.0), list(range(12))
     stepper = TableStepper(table, sentences)
     limits = torch.tensor([2, 12] * 6)
-    best = greedy(stepper, limits, **IDS, alpha=1.0)
+    best = greedy(stepper, limits, length_penalty=1.0)
     assert sum(stepper.steps) == sum(len(hypothesis.token_scores) for [hypothesis] in best)
     alone = [TableStepper(table, [sentence]) for sentence in sentences]
     for single, limit in zip(alone, limits.tolist(), strict=True):
-        beam_search(single, torch.tensor([limit]), **IDS, beam_size=3, alpha=1.0, n_best=1)
+        beam_search(single, torch.tensor([limit]), beam_size=3, length_penalty=1.0, n_best=1)
     together = TableStepper(table, sentences)
-    beam_search(together, limits, **IDS, beam_size=3, alpha=1.0, n_best=1)
+    beam_search(together, limits, beam_size=3, length_penalty=1.0, n_best=1)
     assert sum(together.steps) == sum(len(single.steps) for single in alone)
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_no_sentences_give_no_hypotheses(beam_size):
     nothing = torch.empty(0, dtype=torch.long)
-    assert search(TableStepper(Table(0), []), nothing, DecodingConfig(beam_size=beam_size), **IDS) == []
+    assert search(TableStepper(Table(0), []), nothing, DecodingConfig(beam_size=beam_size)) == []
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
@@ -408,12 +275,12 @@ def test_logits_that_are_not_finite_are_an_error(beam_size):
     table = Table(0)
     table.logits[:] = math.nan
     with pytest.raises(RunError, match="not finite"):
-        search(TableStepper(table, [0, 1]), torch.tensor([4, 2]), DecodingConfig(beam_size=beam_size), **IDS)
+        search(TableStepper(table, [0, 1]), torch.tensor([4, 2]), DecodingConfig(beam_size=beam_size))
 
 
 def test_settings_have_ranges_and_give_the_maximum_length():
     config = build(DecodingConfig, {"max_length_ratio": 1.5, "max_length_offset": 5})
-    assert [config.max_length(pieces) for pieces in (1, 2, 11)] == [6, 8, 21]
+    assert [config.longest(pieces) for pieces in (1, 2, 11)] == [6, 8, 21]
     for key, value in {"beam_size": 0, "length_penalty": -0.1, "max_length_offset": 0}.items():
         with pytest.raises(ConfigError, match=f"decoding.{key}: .* out of range"):
             build(DecodingConfig, {key: value}, "decoding")

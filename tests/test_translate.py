@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from projtrans import Translator
+from projtrans.decoding import Rules
 from projtrans.prepare import read_split
 from projtrans.search import search
 from projtrans.translate import _Decoder
@@ -145,6 +146,29 @@ def test_hypotheses_of_a_long_line_are_the_best_of_all_combinations(translator: 
     assert found.text == decoder.translate([line])[0].text
 
 
+def test_samples_and_token_scores_of_a_long_line_are_those_of_its_parts(translator: Translator) -> None:
+    """Equal sentences of a line are drawn independently, and the first samples do not depend on how many there are."""
+    decoder = translator.with_decoding(sample=True, temperature=2.0).with_token_scores().sentence_by_sentence()
+    line = "One two three. " * 6
+    (found,) = decoder.translate([line], n_best=3, numbers=[5])
+    assert len({part.text for part in found.parts}) > 1
+    for number, sample in enumerate(found.hypotheses):
+        chosen = [part.hypotheses[number] for part in found.parts]
+        assert sample.translation == " ".join(h.translation for h in chosen if h.translation)
+        assert sample.pieces == [piece for h in chosen for piece in h.pieces or []]
+        assert sample.token_scores is not None
+        assert scores_agree(sample.score, sum(sample.token_scores))
+    assert decoder.translate([line], numbers=[5])[0].text == found.text
+    assert decoder.translate([line], numbers=[6])[0].text != found.text
+
+
+def test_a_prefix_begins_a_long_line_once(translator: Translator) -> None:
+    decoder = translator.sentence_by_sentence().with_prefix("du ")
+    (found,) = decoder.translate(["One two. Three one."])
+    assert found.text.split()[0] == "du"
+    assert found.parts[1].text == translator("Three one.")
+
+
 def test_short_lines_are_as_they_were_beside_long_ones(translator: Translator) -> None:
     found = translator.translate(["one two. three.", "one. " * 200, "one two. three."])
     (alone,) = translator.translate(["one two. three."])
@@ -171,6 +195,14 @@ def test_a_word_that_is_too_long_is_translated_in_parts_and_the_line_is_named(to
     assert "".join(part["source"] for part in records[4]["parts"]) == "x" * 700 + " one"
     assert result.err.count("\n") == 1
     assert "line 5" in result.err
+
+
+def test_of_a_word_without_end_the_beginning_is_translated(translator: Translator) -> None:
+    line = "one " + "x" * 100_000 + " two"
+    (found,) = translator.with_decoding(beam_size=1).translate([line])
+    assert found.cut
+    assert found.source == line
+    assert "".join(part.source for part in found.parts) == "one " + "x" * 4096 + " two"
 
 
 def test_a_line_feed_that_the_model_invents_does_not_break_the_line(toy: Toy) -> None:
@@ -283,11 +315,13 @@ def test_a_score_is_that_of_forced_rescoring(translator: Translator, sentences: 
             memory = model.encode(torch.tensor([source]), None)
             (hypotheses,) = search(
                 _Decoder(model, memory, 1),
-                torch.tensor([decoder.decoding.max_length(len(source))]),
+                torch.tensor([decoder.decoding.longest(len(source))]),
                 decoder.decoding,
-                bos_id=layout.bos_id,
-                eos_id=layout.eos_id,
-                banned_ids=[layout.pad_id, layout.bos_id, tokenizer.unk_id],
+                Rules(
+                    bos_id=layout.bos_id,
+                    eos_id=layout.eos_id,
+                    banned_ids=[layout.pad_id, layout.bos_id, tokenizer.unk_id],
+                ),
                 n_best=beam_size,
             )
             assert len(hypotheses) == len(translation.hypotheses)

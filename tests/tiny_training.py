@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from projtrans.config import build
-from projtrans.decoding import DecodingConfig
+from projtrans.decoding import DecodingConfig, Rules
 from projtrans.loss import cross_entropy
 from projtrans.multihead import constrain
 from projtrans.optimizer import OptimizerConfig, build_optimizer, clip, rate, set_rate
@@ -76,6 +76,6 @@ def translate(model: Transformer, source: Tensor, beam_size: int) -> list[list[i
     limits = torch.full((len(source),), LONGEST + 1)
     config = build(DecodingConfig, {"beam_size": beam_size})
     found = search(
-        _Decoder(model, memory, len(source)), limits, config, bos_id=BOS, eos_id=EOS, banned_ids=[PAD, BOS], n_best=1
+        _Decoder(model, memory, len(source)), limits, config, Rules(bos_id=BOS, eos_id=EOS, banned_ids=[PAD, BOS])
     )
     return [hypotheses[0].tokens for hypotheses in found]
