@@ -63,7 +63,7 @@ class Translator(SentenceTranslator):
 
     @classmethod
     def of_run(cls, run: Run, device: torch.device, precision: devices.Precision = "fp32") -> "Translator":
-        """The translator of an opened run; with bf16, scores are good to about 0.1 nats (docs/benchmarks.md)."""
+        """The translator of an opened run; with bf16, scores are good to some tenths of a nat."""
         tokenizer = run.tokenizer()
         model = load_model(run, tokenizer).to(device)
         layout = layout_of(tokenizer, run.section("corpus", CorpusConfig), run.section("model", ModelConfig))
