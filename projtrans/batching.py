@@ -92,6 +92,7 @@ class Layout:
     eos_id: int
     max_length: int  # pieces a side, end included
     mask_padding: bool  # False: pad every sentence to max_length, and let the model attend to it
+    cut_sources: bool = False  # whether longer lines are cut when they are translated, instead of split
 
     def example(self, source: Ids, target: Ids) -> Example:
         """A pair from its encoded sides (the target without begin and end), each cut to `max_length`."""

@@ -58,7 +58,9 @@ class CorpusConfig:
     vocab_size: int = setting(8000, "pieces, special ones included; with word it is per side", above=300)
     max_length: int = setting(128, "pieces per side beyond which overlong acts on a training pair", minimum=1)
     folder: str | None = setting(None, "folder of the prepared data; null: data/NAME")
-    overlong: Literal["drop", "cut"] = setting("drop", "drop leaves training pairs over max_length out, cut cuts them")
+    overlong: Literal["drop", "cut"] = setting(
+        "drop", "drop leaves training pairs over max_length out, cut cuts them, and lines that are translated"
+    )
 
     def __post_init__(self) -> None:
         if not self.name.strip():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from projtrans import files
+from projtrans.corpus import CorpusConfig
 from projtrans.decoding import DecodingConfig, Hypothesis, Rules
 from projtrans.errors import ConfigError, RunError
 from projtrans.numpy_search import Floats, Ints, search
@@ -139,7 +140,9 @@ class OnnxTranslator(SentenceTranslator):
         if tokenizer.checksum != export.tokenizer:
             raise RunError(f"run {run.folder}: its export was made with another tokenizer than the one beside it")
         encoder, decoder = (_session(path, threads, run) for path in graph_files(run, precision))
-        return cls(encoder, decoder, export, tokenizer, run.section("decoding", DecodingConfig))
+        translator = cls(encoder, decoder, export, tokenizer, run.section("decoding", DecodingConfig))
+        translator.cuts = run.section("corpus", CorpusConfig).overlong == "cut"
+        return translator
 
     def search(
         self,

@@ -55,6 +55,7 @@ class Translator(SentenceTranslator):
         # There are no positions beyond a learned table.
         longest_target = layout.max_length if model.config.positions == "learned" else None
         super().__init__(tokenizer, decoding, longest_source=layout.max_length, longest_target=longest_target)
+        self.cuts = layout.cut_sources
 
     @classmethod
     def load(cls, folder: str | Path | None = None, device: str = "auto") -> "Translator":
@@ -177,4 +178,5 @@ def layout_of(tokenizer: Tokenizer, corpus: CorpusConfig, model: ModelConfig) ->
         eos_id=tokenizer.eos_id,
         max_length=corpus.max_length,
         mask_padding=model.mask_padding,
+        cut_sources=corpus.overlong == "cut",
     )

@@ -117,6 +117,7 @@ class SentenceTranslator(ABC):
         self.prefix: list[int] = []  # what every translation begins with
         self.token_scores = False  # whether translations have those of their pieces
         self.every_sentence = self.aligned = self.copying = False
+        self.cuts = False  # whether too long a line is cut, as in the model's training, and not split
 
     @abstractmethod
     def search(
@@ -222,7 +223,7 @@ class SentenceTranslator(ABC):
         encoded = self.tokenizer.encode_source(texts)
         return [
             segments.split(segments.shortened(text), self._fits, every_sentence=self.every_sentence)
-            if self.every_sentence or len(ids) > self.longest_source
+            if self.every_sentence or (len(ids) > self.longest_source and not self.cuts)
             else [text]
             for text, ids in zip(texts, encoded, strict=True)
         ]
@@ -242,12 +243,12 @@ class SentenceTranslator(ABC):
             if self.aligned:
                 found = self.align([texts[i] for i in indices], found)
             for i, hypotheses in zip(indices, found, strict=True):
-                results[i] = Translation(texts[i], hypotheses)
+                results[i] = Translation(texts[i], hypotheses, cut=len(encoded[i]) > self.longest_source)
         return results
 
     def _joined(self, source: str, parts: list[Translation], n_best: int) -> Translation:
         """The translation of a line from those of its parts; its m-th sample is that of the m-th samples."""
-        cut = "".join(part.source for part in parts) != source
+        cut = "".join(part.source for part in parts) != source or any(part.cut for part in parts)
         if len(parts) == 1:
             return replace(parts[0], source=source, cut=cut)
         if self.decoding.sample:

@@ -89,6 +89,8 @@ def sections(draw: st.DrawFn, section: Any) -> Any:
             name: max(sigma, 0.1) if isinstance(sigma, float) else sigma for name, sigma in dump(drawn["sigma"]).items()
         }
         drawn["sigma"] = SigmaConfig(**large)
+    if section is DecodingConfig and drawn["max_length"] is not None:
+        drawn["min_length"] = min(drawn["min_length"], drawn["max_length"])
     if section is EmbeddingsConfig and drawn["init"] != "cooccurrence":
         drawn["window"] = None
     if section is CorpusConfig and drawn["direction"] in ("en-es", "es-en"):

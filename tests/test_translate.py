@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import KINDS, Toy, cli, done, numbers, spell
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -203,6 +204,30 @@ def test_of_a_word_without_end_the_beginning_is_translated(translator: Translato
     assert found.cut
     assert found.source == line
     assert "".join(part.source for part in found.parts) == "one " + "x" * 4096 + " two"
+
+
+def test_a_model_that_was_trained_on_cut_lines_cuts_them(toy: Toy, tmp_path: Path) -> None:
+    run, line = tmp_path / "run", "one two three. " * 60
+    shutil.copytree(toy.run("standard"), run)
+    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    settings["corpus"]["overlong"] = "cut"
+    (run / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    result = done("translate", "--model", run, "--engine", "torch", "--format", "json", stdin=f"one\n{line}\n")
+    short, cut = map(json.loads, result.lines)
+    assert "parts" not in short | cut
+    assert result.err.count("\n") == 1
+    assert "line 2" in result.err
+    translator = Translator.load(run, "cpu")
+    [ids] = translator.tokenizer.encode_source([line])
+    (forced,) = translator.search(
+        [ids[: translator.longest_source]],
+        [translator.decoding.longest(translator.longest_source)],
+        translator.decoding,
+        translator._rules([[]]),
+        n_best=1,
+        numbers=[2],
+    )
+    assert scores_agree(cut["score"], forced[0].score)
 
 
 def test_a_line_feed_that_the_model_invents_does_not_break_the_line(toy: Toy) -> None:
