@@ -101,8 +101,8 @@ def rendered(translations: Iterable[Translation], format: str, warn: Warnings, f
     for number, translation in enumerate(translations, first):
         if translation.cut:
             warn(
-                f"line {number} is longer than {LONGEST_LINE:,} bytes, or a word in it than {LONGEST_WORD:,} characters, "
-                "or the line than a model takes that was trained on cut lines; what is beyond was left out",
+                f"line {number} is too long: over {LONGEST_LINE:,} bytes, a word over {LONGEST_WORD:,} characters, "
+                "or over the maximum of a model trained on cut lines; what is beyond was left out",
                 "were too long, or words in them, and their ends were left out",
             )
         elif translation.breaks_word:
