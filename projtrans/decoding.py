@@ -21,7 +21,9 @@ class DecodingConfig:
     """How translations are searched for."""
 
     beam_size: int = setting(5, "hypotheses kept per sentence at each step; 1 is greedy search", minimum=1)
-    length_penalty: float = setting(1.0, "α of ((5 + length) / 6)^α that divides a score; 0 turns it off", minimum=0)
+    length_penalty: float = setting(
+        1.0, "α of ((5 + length) / 6)^α that divides a score; 0 turns it off", minimum=0, maximum=10
+    )
     max_length_ratio: float = setting(2.0, "longest translation in pieces: this × source pieces + offset", minimum=0)
     max_length_offset: int = setting(10, "pieces added to ratio × source pieces for the longest translation", minimum=1)
     max_length: int | None = setting(

@@ -6,8 +6,12 @@ from typing import Annotated, Literal
 import typer
 
 
-def _option(text: str, *names: str, metavar: str | None = None, minimum: int | None = None) -> typer.models.OptionInfo:
-    info: typer.models.OptionInfo = typer.Option(*names, help=text, metavar=metavar, min=minimum, show_default=False)
+def _option(
+    text: str, *names: str, metavar: str | None = None, minimum: int | None = None, maximum: int | None = None
+) -> typer.models.OptionInfo:
+    info: typer.models.OptionInfo = typer.Option(
+        *names, help=text, metavar=metavar, min=minimum, max=maximum, show_default=False
+    )
     return info
 
 
@@ -18,7 +22,7 @@ def _argument(text: str, metavar: str) -> typer.models.ArgumentInfo:
 
 # Every command
 Quiet = Annotated[bool, _option("Print nothing but data and errors.", "--quiet", "-q")]
-Threads = Annotated[int | None, _option("Processor threads [default: all cores].", metavar="N", minimum=1)]
+Threads = Annotated[int | None, _option("Processor threads [default: all cores].", metavar="N", minimum=1, maximum=256)]
 Device = Annotated[str, _option("auto, cpu, cuda or cuda:N [default: auto].", metavar="DEVICE")]
 
 # Configuration and folders

@@ -4,6 +4,8 @@ What renders is imported when there is something to say.
 """
 
 import ctypes
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,11 +20,28 @@ from projtrans import files
 from projtrans.errors import ProjtransError
 
 
+class Closed(io.TextIOBase):
+    """A standard output that the caller has closed: who writes to it is told, who has nothing to write is not."""
+
+    encoding = "utf-8"
+
+    @property
+    def buffer(self) -> "Closed":
+        """Bytes go the same way."""
+        return self
+
+    def write(self, data: str | bytes) -> int:
+        """Raise OSError."""
+        raise OSError(errno.EBADF, "closed; give it a place to go, or name a file by --output", "standard output")
+
+
 class Commands(TyperGroup):
     """The commands, behind the one wall where errors become a line and an exit status."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run the command line and exit with its status."""
+        if sys.stdout is None:  # `>&-`
+            sys.stdout = Closed()
         try:
             status = super().main(*args, **{**kwargs, "standalone_mode": False})
             sys.stdout.flush()

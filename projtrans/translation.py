@@ -9,7 +9,8 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice
+from operator import itemgetter
 from typing import Any, Self, TypeVar
 
 from projtrans import config, segments
@@ -328,16 +329,21 @@ def _batches(lengths: dict[int, int], tokens: int) -> Iterator[list[int]]:
 
 def _best_combinations(parts: list[Translation], n_best: int) -> list[list[Candidate]]:
     """One hypothesis of each part: the combinations with the largest sum of normalised scores, the best of the best."""
-    combinations: list[list[Candidate]] = [[]]
+    combinations: list[tuple[int, list[Candidate]]] = [(0, [])]
     for part in parts:
-        longer = ([*combination, hypothesis] for combination in combinations for hypothesis in part.hypotheses)
-        combinations = heapq.nlargest(n_best, longer, key=_rank)
-    return combinations
+        ranked = list(zip(_ranks(part.hypotheses), part.hypotheses, strict=True))
+        longer = ((rank + more, [*chosen, one]) for rank, chosen in combinations for more, one in ranked)
+        combinations = heapq.nlargest(n_best, longer, key=itemgetter(0))
+    return [chosen for _, chosen in combinations]
 
 
-def _rank(chosen: list[Candidate]) -> int:
-    """The sum of normalised scores, in thousandths: equal parts make equal combinations, no rounding orders them."""
-    return sum(round(1000 * hypothesis.normalised_score) for hypothesis in chosen)
+def _ranks(hypotheses: list[Candidate]) -> list[int]:
+    """Their normalised scores, in thousandths: equal parts make equal combinations, no rounding orders them.
+
+    A hypothesis that was cut at the maximum stands behind the finished ones, whatever its score: none is above another
+    that stands before it.
+    """
+    return list(accumulate((round(1000 * hypothesis.normalised_score) for hypothesis in hypotheses), min))
 
 
 def _together(parts: list[Translation], chosen: list[Candidate]) -> Candidate:

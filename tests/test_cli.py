@@ -278,6 +278,8 @@ BAD: list[tuple[str, list[str], int, str]] = [
     ("no translation at all", ["translate", "one", "--n-best", "0"], 2, "--n-best"),
     ("an unknown format", ["translate", "one", "--format", "jsonl"], 2, "--format"),
     ("a negative length penalty", ["translate", "one", "--length-penalty", "-1"], 2, "--length-penalty"),
+    ("a length penalty beyond numbers", ["translate", "one", "--length-penalty", "1e5"], 2, "--length-penalty"),
+    ("threads without end", ["translate", "one", "--threads", "100000"], 2, "--threads"),
     ("a length penalty that is not finite", ["translate", "one", "--length-penalty", "nan"], 2, "--length-penalty"),
     ("CUDA that is not there", ["translate", "one", "--device", "cuda:99"], 2, "--device cuda:99"),
 ]  # fmt: skip
@@ -819,3 +821,13 @@ def test_commands_do_not_depend_on_the_order_of_their_options(workshop: Path) ->
     options = [["--beam-size", 2], ["--format", "json"], ["--n-best", 2]]
     found = {done("translate", "one two", *itertools.chain(*order)).out for order in itertools.permutations(options)}
     assert len(found) == 1
+
+
+def test_a_closed_standard_output_is_told_to_whoever_writes_to_it(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("one\n", encoding="utf-8")
+    base = f"{sys.executable} -m projtrans translate --model {toy.run('standard')}"
+    for rest, status in ((f"--input {tmp_path}/in --output {tmp_path}/out", 0), ("one", 1), (f"< {tmp_path}/in", 1)):
+        finished = subprocess.run(f"{base} {rest} >&-", shell=True, capture_output=True, text=True, check=False)
+        assert finished.returncode == status, finished.stderr
+        assert finished.stderr.count("\n") == status
+    assert (tmp_path / "out").read_text(encoding="utf-8").count("\n") == 1
