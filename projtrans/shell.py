@@ -56,7 +56,12 @@ class Commands(TyperGroup):
             status = 0
         except OSError as error:
             status = _fail(f"{error.filename or 'writing'}: {error.strerror or error}", 1)
-        raise SystemExit(status if isinstance(status, int) else 0)
+        status = status if isinstance(status, int) else 0
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # Threads of gloo may outlive their process group, and abort an interpreter that takes itself down.
+            sys.stderr.flush()
+            os._exit(status)
+        raise SystemExit(status)
 
 
 def _fail(message: str, status: int) -> int:
