@@ -4,8 +4,9 @@ Beside it the floor: the very matrix products of the same updates, forward and b
 """
 
 import argparse
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ from projtrans.prepare import load_tokenizer, read_split  # noqa: E402
 from projtrans.run import Run  # noqa: E402
 from projtrans.trainer import Trainer  # noqa: E402
 
-WARM, TIMED = 5, 20
+WARM, TIMED, ROUNDS = 30, 20, 3
+"""Updates before the clock starts, which still take memory from the system; updates of a round; rounds."""
+
+OPERATIONS = 16
+"""Lines of the profile."""
 
 
 class Clock:
@@ -39,6 +44,11 @@ class Clock:
         now = self.now()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
         self.last = now
+
+    @property
+    def together(self) -> float:
+        """All of them."""
+        return sum(self.seconds.values())
 
 
 aten = torch.ops.aten
@@ -98,42 +108,89 @@ def step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
     clock.read("clipping, optimiser, moving average")
 
 
-def main() -> None:
-    """Time the parts and print them."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--config", default="tatoeba")
     parser.add_argument("--attention")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[torch.get_num_threads()], help="in turns, if several"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--processor-time", action="store_true", help="of all threads, whatever else the machine does")
-    given = parser.parse_args()
-    now = time.process_time if given.processor_time else time.perf_counter
-    torch.set_num_threads(given.threads)
+    parser.add_argument("--profile", action="store_true", help="the operations that take the most time, too")
+    return parser.parse_args()
+
+
+def build(given: argparse.Namespace) -> Trainer:
+    """A trainer that writes nothing."""
     raw = config.read_yaml(config.find(given.config))
     chosen = settings.resolve(raw, attention=given.attention, sets=given.set)
-    train = read_split(given.data, "train")
-    trainer = Trainer(
-        chosen, Run(Path()), load_tokenizer(given.data), train, [], torch.device("cpu"), lambda event: None
-    )
+    tokenizer, train = load_tokenizer(given.data), read_split(given.data, "train")
+    trainer = Trainer(chosen, Run(Path()), tokenizer, train, [], torch.device("cpu"), lambda event: None)
     trainer.model.train()
-    batches = [trainer.batch(indices) for indices in trainer.batches(0)[: WARM + TIMED]]
-    for batch in batches[:WARM]:
-        step(trainer, batch, Clock(now))
-    clock = Clock(now)
-    for batch in batches[WARM:]:
-        step(trainer, batch, clock)
-    for name, seconds in clock.seconds.items():
-        print(f"{name:40}{1000 * seconds / TIMED:8.1f} ms an update")
+    return trainer
+
+
+def show(trainer: Trainer, batches: list[Batch], rounds: list[Clock]) -> None:
+    """Print the parts of an update, medians over the rounds, and beside them the floor."""
+    for name in rounds[0].seconds:
+        print(f"{name:40}{_milliseconds(clock.seconds[name] for clock in rounds):8.1f} ms an update")
     with Products() as products:
-        for batch in batches[WARM:]:
-            step(trainer, batch, Clock(now))
-    bare = min(products.seconds(now) for _ in range(3))
-    together = sum(clock.seconds.values())
-    pieces = sum(int(batch.counted_BT.sum()) for batch in batches[WARM:])
+        for batch in batches:
+            step(trainer, batch, Clock(rounds[0].now))
+    bare = min(products.seconds(rounds[0].now) for _ in range(3))
+    together = statistics.median(clock.together for clock in rounds)
+    pieces = sum(int(batch.counted_BT.sum()) for batch in batches)
     print(f"{'together':40}{1000 * together / TIMED:8.1f} ms, {pieces / together:,.0f} target pieces/s")
     share, speed = 100 * bare / together, products.operations() / bare / 1e9
     print(f"{'its matrix products, bare':40}{1000 * bare / TIMED:8.1f} ms, {share:.0f} %, {speed:,.0f} GFLOP/s")
+
+
+def _milliseconds(seconds: Iterable[float]) -> float:
+    return 1000 * statistics.median(seconds) / TIMED
+
+
+def show_profile(trainer: Trainer, batches: list[Batch]) -> None:
+    """Print the operations that take the most time themselves, of all that torch's profiler sees."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for batch in batches:
+            step(trainer, batch, Clock(time.perf_counter))
+    found = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in found)
+    for event in found[:OPERATIONS]:
+        own, calls = event.self_cpu_time_total, event.count / len(batches)
+        print(f"{event.key:40}{own / 1000 / TIMED:8.1f} ms an update, {100 * own / total:4.1f} %, {calls:5.0f} calls")
+
+
+def main() -> None:
+    """Time the parts and print them."""
+    given = parse()
+    now = time.process_time if given.processor_time else time.perf_counter
+    trainer = build(given)
+    batches = [trainer.batch(indices) for indices in trainer.batches(0)[: WARM + TIMED]]
+    for batch in batches[:WARM]:
+        step(trainer, batch, Clock(now))
+    timed = batches[WARM:]
+    rounds: dict[int, list[Clock]] = {threads: [] for threads in given.threads}
+    for _ in range(ROUNDS):
+        for threads, clocks in rounds.items():
+            torch.set_num_threads(threads)
+            clocks.append(Clock(now))
+            for batch in timed:
+                step(trainer, batch, clocks[-1])
+    for threads, clocks in rounds.items():
+        torch.set_num_threads(threads)
+        print(f"-- {threads} thread{'s' * (threads > 1)}")
+        show(trainer, timed, clocks)
+        if given.profile:
+            show_profile(trainer, timed)
+    first, *others = rounds
+    for threads in others:
+        ratios = [a.together / b.together for a, b in zip(rounds[first], rounds[threads], strict=True)]
+        by_round = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"{threads} threads: {statistics.median(ratios):.2f} times as fast as {first} (by round: {by_round})")
 
 
 if __name__ == "__main__":

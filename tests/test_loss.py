@@ -50,6 +50,16 @@ def test_values_and_gradients_are_those_of_torch(n: int, smoothing: float) -> No
         torch.testing.assert_close(ours_grad, torchs_grad, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("v", [1, 2, 97, 128, 131, 250, 257])
+def test_the_most_probable_piece_is_that_of_torch_and_the_first_of_equals(v: int) -> None:
+    generator = torch.Generator().manual_seed(v)
+    logits = torch.randint(-2, 3, (300, v), generator=generator).double()  # nearly every row has ties
+    eye, zero, targets = torch.eye(300, dtype=torch.float64), torch.zeros(v, dtype=torch.float64), logits.argmax(-1)
+    for target in (targets, (targets + 1) % v, torch.randint(v, (300,), generator=generator)):
+        correct = cross_entropy(eye, logits.mT.contiguous(), zero, target, 0.0).correct
+        assert correct == (target == targets).sum()
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_gradient_is_that_of_finite_differences(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("projtrans.loss.CHUNK", 3)

@@ -238,6 +238,17 @@ def test_masked_rows_are_probabilities_over_what_is_seen() -> None:
     assert not huge.masked_select(~seen).any()
 
 
+@pytest.mark.parametrize("keys", range(1, 34))
+def test_rows_of_every_length_are_probabilities_in_float32(keys: int) -> None:
+    generator = torch.Generator().manual_seed(keys)
+    s = 5 * torch.randn(3, 2, 4, keys, generator=generator)
+    seen = torch.rand(3, 1, 4, keys, generator=generator) < 0.7
+    for mask in (None, seen):
+        weights = s.double().exp() if mask is None else s.double().exp() * mask
+        expected = weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)
+        close(masked_softmax(s, mask).double(), expected, 1e-6)
+
+
 def test_lengths_are_wide_and_never_zero() -> None:
     x = normal(2, 3, 4, 5)
     x[0, :, 0] = 0
