@@ -1,6 +1,7 @@
 """Both engines on one trained run: start, latency of a sentence, throughput of a file, the same lines, BLEU.
 
     python docs/engines.py RUN DATA [--lines 3000] [--beams 1,5] [--starts 9] [--threads 1] [--peer FOLDER]
+                           [--only NAME] [--batch-tokens N] [--peer-tokens N]
 
 RUN has to be exported in float32 and int8. --peer: beside them a CTranslate2 model, written by to_ctranslate2.py. Every
 time is printed twice: as the clock has it, and as the processor time of this process, which other work on the machine
@@ -33,22 +34,20 @@ from projtrans.tokenizer import Tokenizer  # noqa: E402
 from projtrans.translate import Translator  # noqa: E402
 from projtrans.translation import Candidate, SentenceTranslator, Translation  # noqa: E402
 
-PEER_TOKENS = 1024
-"""Pieces of a batch of CTranslate2; 512 and 4,096 were slower on machine A."""
-
 ENGINES = [("torch", []), ("onnx float32", ["--precision", "float32"]), ("onnx int8", ["--precision", "int8"])]
 
 
 class Peer:
     """CTranslate2 with what `compare` and `latency` call: ids as ours, batches as its own documentation forms them."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, precision: str, threads: int, beam_size: int = 5) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, precision: str, threads: int, tokens: int) -> None:
+        """tokens: pieces of a batch."""
         import ctranslate2
 
         self.engine = ctranslate2.Translator(
             str(folder), "cpu", inter_threads=1, intra_threads=threads, compute_type=precision
         )
-        self.tokenizer, self.beam_size = tokenizer, beam_size
+        self.tokenizer, self.tokens, self.beam_size = tokenizer, tokens, 5
 
     def with_decoding(self, beam_size: int) -> "Peer":
         """The same with another beam."""
@@ -65,7 +64,7 @@ class Peer:
         end = self.tokenizer.eos_id
         pieces = [[str(i) if i != end else "</s>" for i in ids] for ids in self.tokenizer.encode_source(list(lines))]
         found = self.engine.translate_batch(
-            pieces, beam_size=self.beam_size, max_batch_size=PEER_TOKENS, batch_type="tokens", return_scores=True
+            pieces, beam_size=self.beam_size, max_batch_size=self.tokens, batch_type="tokens", return_scores=True
         )
         texts = self.tokenizer.decode_target([list(map(int, one.hypotheses[0])) for one in found])
         scores = [one.scores[0] * len(one.hypotheses[0]) for one in found]
@@ -157,6 +156,9 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer", type=Path, metavar="FOLDER")
+    parser.add_argument("--only", default="", metavar="NAME", help="the engines with this in their name")
+    parser.add_argument("--batch-tokens", type=int, help="source pieces that ours decode together")
+    parser.add_argument("--peer-tokens", type=int, default=1024, help="the same of CTranslate2")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     run, pairs = open_run(arguments.run), read_split(arguments.data, "test")[: arguments.lines]
@@ -168,8 +170,12 @@ def main() -> None:
         translators[f"onnx {precision}"] = OnnxTranslator.of_run(run, precision, arguments.threads)
     if arguments.peer:
         for precision in ("float32", "int8"):
-            peer = Peer(arguments.peer, run.tokenizer(), precision, arguments.threads)
+            peer = Peer(arguments.peer, run.tokenizer(), precision, arguments.threads, arguments.peer_tokens)
             translators[f"CTranslate2 {precision}"] = peer
+    translators = {name: translator for name, translator in translators.items() if arguments.only in name}
+    for translator in translators.values():
+        if isinstance(translator, SentenceTranslator) and arguments.batch_tokens:
+            translator.batch_tokens = arguments.batch_tokens
     line = next(pair.source for pair in pairs if len(pair.source.split()) == 10)
     for name, translator in translators.items():
         latency(name, translator, line)

@@ -6,7 +6,6 @@ True = a real piece. Knows ids only: no text (the caller encodes it), no model.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import overload
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from projtrans.encoding import Ids, Ragged
+from projtrans.files import Rows
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Layout:
         return torch.from_numpy(table)
 
 
-class Examples(Sequence[Example]):
+class Examples(Rows[Example]):
     """Encoded pairs as the model sees them, each made when it is asked for."""
 
     def __init__(self, layout: Layout, sources: Ragged, targets: Ragged, *, cut: bool) -> None:
@@ -135,13 +135,8 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Example:
+        """The example."""
         row = int(self.rows[index])
         return self.layout.example(self._sources[row], self._targets[row])
 
@@ -164,7 +159,7 @@ PACKED = 1 << 18
 """Examples packed at a time: some 50 MB beside the result."""
 
 
-class Batches(Sequence[Ids]):
+class Batches(Rows[Ids]):
     """Which examples stand in every batch: indices in one row, cut where a batch begins."""
 
     def __init__(self, order_N: np.ndarray, starts_B: np.ndarray, ends_B: np.ndarray) -> None:
@@ -173,13 +168,8 @@ class Batches(Sequence[Ids]):
     def __len__(self) -> int:
         return len(self.starts_B)
 
-    @overload
-    def __getitem__(self, index: int) -> Ids: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Ids]: ...
-    def __getitem__(self, index: int | slice) -> Ids | list[Ids]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Ids:
+        """The examples of the batch, by index."""
         return self.order_N[self.starts_B[index] : self.ends_B[index]].tolist()
 
 

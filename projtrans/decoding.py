@@ -117,6 +117,21 @@ class Hypothesis:
         )
 
 
+Places = tuple[list[float], list[list[int]], list[list[float]]]
+"""Scores, tokens and token scores of the hypotheses of one sentence; the score of an empty place is -inf."""
+
+
+def ranked(final: Places, live: Places, eos_id: int, alpha: float) -> list[Hypothesis]:
+    """What a beam has found for a sentence: finished hypotheses, and live ones where these leave places empty."""
+    ended = [(tokens[: tokens.index(eos_id) + 1], scores) for tokens, scores in _filled(final)]
+    best = (ended + _filled(live))[: len(final[0])]
+    return [Hypothesis.of(tokens, scores[: len(tokens)], eos_id, alpha) for tokens, scores in best]
+
+
+def _filled(places: Places) -> list[tuple[list[int], list[float]]]:
+    return [(tokens, scores) for score, tokens, scores in zip(*places, strict=True) if score != -math.inf]
+
+
 def length_penalty(length: int, alpha: float) -> float:
     """lp(Y) = (5 + |Y|)^α / (5 + 1)^α.  Wu et al. 2016 (GNMT), eq. 14; |Y| counts the end."""
     return math.pow((5 + length) / 6, alpha)

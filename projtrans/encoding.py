@@ -16,13 +16,13 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any
 
 import numpy as np
 
 from projtrans.corpus import WINDOW, Pair, Pairs, Progress
 from projtrans.errors import DataError
-from projtrans.files import Lines, checksum, replacing
+from projtrans.files import Lines, Rows, checksum, replacing
 from projtrans.tokenizer import Tokenizer
 
 Ids = list[int]
@@ -35,7 +35,7 @@ HEADER = 4096
 """Bytes of the JSON object, filled up with spaces."""
 
 
-class Ragged(Sequence[Ids]):
+class Ragged(Rows[Ids]):
     """Lists of ids one after the other in one row, which may lie on the disk."""
 
     def __init__(self, ids_P: np.ndarray, starts_N: np.ndarray) -> None:
@@ -58,14 +58,8 @@ class Ragged(Sequence[Ids]):
     def __len__(self) -> int:
         return len(self.starts_N) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Ids: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Ids]: ...
-    def __getitem__(self, index: int | slice) -> Ids | list[Ids]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def row(self, index: int) -> Ids:
+        """The list."""
         return self.ids_P[self.starts_N[index] : self.starts_N[index + 1]].tolist()
 
 

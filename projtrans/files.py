@@ -6,6 +6,7 @@ its place, flushed to the disk, then renamed over it, so that a crash, a full di
 
 import codecs
 import contextlib
+import errno
 import functools
 import glob
 import gzip
@@ -15,14 +16,18 @@ import json
 import mmap
 import os
 import shutil
+import sys
 import tempfile
 import zlib
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, TypeVar, overload
 
 from projtrans.errors import DataError
+
+Row = TypeVar("Row", covariant=True)
 
 
 @contextlib.contextmanager
@@ -56,6 +61,31 @@ def link(source: Path, path: Path) -> None:
     temporary.replace(path)  # does nothing where both are the same file already
     temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold a file, made where there is none, against all other processes; False where one of them holds it.
+
+    The system lets go of it when the process ends, however it ends. Where files cannot be held, nobody is kept out.
+    """
+    with path.open("a") as file:
+        yield _hold(file)
+
+
+def _hold(file: IO[str]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
+    return True
 
 
 def remove_leftovers(path: Path) -> None:
@@ -128,7 +158,23 @@ def _text(line: bytes, name: str, number: int) -> str:
         raise DataError(f"{name}:{number}: not valid UTF-8 ({error.reason}); convert the file to UTF-8") from error
 
 
-class Lines(Sequence[str]):
+class Rows(Sequence[Row]):
+    """A sequence whose items are made when they are asked for."""
+
+    @abstractmethod
+    def row(self, index: int) -> Row:
+        """The item at an index from 0 to one less than the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        found = range(len(self))[index]
+        return self.row(found) if isinstance(found, int) else [self.row(i) for i in found]
+
+
+class Lines(Rows[str]):
     """The lines of a UTF-8 file that stays on the disk: each is read when it is asked for.
 
     Line ends are those of `read_lines`. Raises DataError for invalid UTF-8 when its line is asked for.
@@ -162,14 +208,8 @@ class Lines(Sequence[str]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def row(self, index: int) -> str:
+        """The line, without its end."""
         line = self._data[self._starts[index] : self._starts[index + 1]]
         return _text(line, self._name, index + 1).removesuffix("\n").removesuffix("\r")
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from projtrans.decoding import NEW_WORD, DecodingConfig, Draws, Hypothesis, Rules, length_penalty
+from projtrans.decoding import NEW_WORD, DecodingConfig, Draws, Hypothesis, Places, Rules, length_penalty, ranked
 from projtrans.errors import RunError
 
 Ints = NDArray[np.int64]
@@ -164,7 +164,8 @@ def sample(
 def _walk(
     stepper: Stepper, max_length_B: Ints, config: DecodingConfig, rules: Rules, draws: Draws | None
 ) -> list[list[Hypothesis]]:
-    allowed, limits, slots = _Allowed.of(config, rules), max_length_B.tolist(), draws.samples if draws else 1
+    allowed, limits = _Allowed.of(config, rules), max_length_B.tolist()
+    slots = draws.samples if draws else 1
     paths: list[list[tuple[list[int], list[float]]]] = [[([], []) for _ in range(slots)] for _ in limits]
     live = list(range(len(limits)))
     token_BM = np.full((len(live), 1), rules.bos_id, dtype=np.int64)
@@ -228,6 +229,10 @@ class _Paths:
     def at(self, *index: Ints) -> "_Paths":
         """All hypotheses of the sentences at an index, or those at (sentence, place)."""
         return _Paths(self.score_BP[index], self.token_BPT[index], self.logprob_BPT[index])
+
+    def listed(self) -> list[Places]:
+        """The hypotheses of each sentence."""
+        return list(zip(*(numbers.tolist() for numbers in vars(self).values()), strict=True))
 
     def pick(self, place_BP: Ints) -> "_Paths":
         """The hypotheses of each sentence at these places."""
@@ -334,13 +339,5 @@ def _stopped(beam: _Beam) -> NDArray[np.bool_]:
 
 def _hypotheses(beam: _Beam, eos_id: int, alpha: float) -> Iterator[tuple[int, list[Hypothesis]]]:
     """The index and the results of each sentence; all of them have stopped."""
-    for sentence, final, live in zip(beam.sentence_B.tolist(), _listed(beam.final), _listed(beam.live), strict=True):
-        ended = [(tokens[: tokens.index(eos_id) + 1], scores) for tokens, scores in final]
-        best = (ended + live)[: beam.final.score_BP.shape[1]]
-        yield sentence, [Hypothesis.of(tokens, scores[: len(tokens)], eos_id, alpha) for tokens, scores in best]
-
-
-def _listed(paths: _Paths) -> list[list[tuple[list[int], list[float]]]]:
-    """Tokens and their scores of the hypotheses of each sentence, empty places left out."""
-    sentences = zip(*(array.tolist() for array in vars(paths).values()), strict=True)
-    return [[(ts, ps) for score, ts, ps in zip(*places, strict=True) if score != -math.inf] for places in sentences]
+    for sentence, final, live in zip(beam.sentence_B.tolist(), beam.final.listed(), beam.live.listed(), strict=True):
+        yield sentence, ranked(final, live, eos_id, alpha)

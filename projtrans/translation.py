@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from operator import itemgetter
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from projtrans import config, segments
 from projtrans.decoding import NEW_WORD, DecodingConfig, Hypothesis, Rules
@@ -98,6 +98,15 @@ class Translation:
         if self.parts:
             found["parts"] = [{"source": part.source, **part.best.to_json()} for part in self.parts]
         return found if self.problem is None else found | {"problem": self.problem}
+
+
+class _Asked(NamedTuple):
+    """A text, or a part of one, to be translated as a whole."""
+
+    text: str
+    ids: list[int]
+    prefix: list[int]  # what its translation begins with
+    number: int  # in the whole input, which samples depend on
 
 
 class SentenceTranslator(ABC):
@@ -210,9 +219,9 @@ class SentenceTranslator(ABC):
         numbers = range(1, len(texts) + 1) if numbers is None else numbers
         parts = self._parts(texts)
         asked = [
-            (part, prefix if place == 0 else [], number + (place << PART_BITS))
+            _Asked(part, ids, prefix if place == 0 else [], number + (place << PART_BITS))
             for several, prefix, number in zip(parts, begun, numbers, strict=True)
-            for place, part in enumerate(several)
+            for place, (part, ids) in enumerate(several)
         ]
         found = iter(self._translate(asked, n_best))
         return [
@@ -220,31 +229,29 @@ class SentenceTranslator(ABC):
             for text, several in zip(texts, parts, strict=True)
         ]
 
-    def _parts(self, texts: Sequence[str]) -> list[list[str]]:
-        encoded = self.tokenizer.encode_source(texts)
-        return [
-            segments.split(segments.shortened(text), self._fits, every_sentence=self.every_sentence)
-            if self.every_sentence or (len(ids) > self.longest_source and not self.cuts)
-            else [text]
-            for text, ids in zip(texts, encoded, strict=True)
-        ]
+    def _parts(self, texts: Sequence[str]) -> list[list[tuple[str, list[int]]]]:
+        """The parts of each text that are translated apart, with their ids."""
+        return [self._split(text, ids) for text, ids in zip(texts, self.tokenizer.encode_source(texts), strict=True)]
+
+    def _split(self, text: str, ids: list[int]) -> list[tuple[str, list[int]]]:
+        if not self.every_sentence and (self.cuts or len(ids) <= self.longest_source):
+            return [(text, ids)]
+        parts = segments.split(segments.shortened(text), self._fits, every_sentence=self.every_sentence)
+        return list(zip(parts, self.tokenizer.encode_source(parts), strict=True))
 
     def _fits(self, text: str) -> bool:
         return len(self.tokenizer.encode_source([text])[0]) <= self.longest_source
 
-    def _translate(self, asked: list[tuple[str, list[int], int]], n_best: int) -> list[Translation]:
-        """The translations of texts that fit, each with its prefix and number."""
-        texts = [text for text, _, _ in asked]
-        encoded = self.tokenizer.encode_source(texts)
-        results = [Translation(text, [self.stand_in()]) for text in texts]
-        spoken = [i for i, ids in enumerate(encoded) if any(id_ != self.tokenizer.eos_id for id_ in ids)]
+    def _translate(self, asked: list[_Asked], n_best: int) -> list[Translation]:
+        results = [Translation(part.text, [self.stand_in()]) for part in asked]
+        spoken = [i for i, part in enumerate(asked) if any(id_ != self.tokenizer.eos_id for id_ in part.ids)]
         tokens = self.batch_tokens // n_best if self.decoding.sample else self.batch_tokens
-        for indices in _batches({i: min(len(encoded[i]), self.longest_source) for i in spoken}, tokens):
-            found = self._candidates([(encoded[i], *asked[i][1:]) for i in indices], n_best)
+        for indices in _batches({i: min(len(asked[i].ids), self.longest_source) for i in spoken}, tokens):
+            found = self._candidates([asked[i] for i in indices], n_best)
             if self.aligned:
-                found = self.align([texts[i] for i in indices], found)
+                found = self.align([asked[i].text for i in indices], found)
             for i, hypotheses in zip(indices, found, strict=True):
-                results[i] = Translation(texts[i], hypotheses, cut=len(encoded[i]) > self.longest_source)
+                results[i] = Translation(asked[i].text, hypotheses, cut=len(asked[i].ids) > self.longest_source)
         return results
 
     def _joined(self, source: str, parts: list[Translation], n_best: int) -> Translation:
@@ -278,14 +285,12 @@ class SentenceTranslator(ABC):
                 ids.append(NEW_WORD)
         return found
 
-    def _candidates(self, asked: list[tuple[list[int], list[int], int]], n_best: int) -> list[list[Candidate]]:
-        """The hypotheses of each source, prefix and number."""
-        sources = [source[: self.longest_source] for source, _, _ in asked]
-        prefixes = [prefix for _, prefix, _ in asked]
-        limits = [self._limit(len(source), prefix) for source, prefix in zip(sources, prefixes, strict=True)]
-        numbers = [number for _, _, number in asked]
+    def _candidates(self, asked: list[_Asked], n_best: int) -> list[list[Candidate]]:
+        sources = [part.ids[: self.longest_source] for part in asked]
+        limits = [self._limit(len(source), part.prefix) for source, part in zip(sources, asked, strict=True)]
+        numbers, rules = [part.number for part in asked], self._rules([part.prefix for part in asked])
         decoding = replace(self.decoding, beam_size=max(self.decoding.beam_size, n_best))
-        found = self.search(sources, limits, decoding, self._rules(prefixes), n_best=n_best, numbers=numbers)
+        found = self.search(sources, limits, decoding, rules, n_best=n_best, numbers=numbers)
         texts = iter(self.tokenizer.decode_target([h.tokens for hypotheses in found for h in hypotheses]))
         return [[self._candidate(next(texts), h) for h in hypotheses] for hypotheses in found]
 
