@@ -27,7 +27,7 @@ CLI_PAGE = """# The command line
 | 1 | files or data: missing, damaged, not what they should be |
 | 2 | flags or configuration |
 | 3 | training diverged, in spite of four returns to a good state |
-| 130, 143 | stopped by SIGINT (Ctrl-C) or SIGTERM; a training run has saved its state |
+| 129, 130, 143 | stopped by SIGHUP (a lost terminal), SIGINT (Ctrl-C) or SIGTERM; a training run has saved its state |
 
 Standard output carries data only (translations, score tables, JSON); everything else goes to standard error. An error
 is one line there. Colours and bars appear on a terminal only, and `NO_COLOR` is honoured.

@@ -6,7 +6,7 @@
     │   └── LineError    1    one line of a text to be translated
     ├── RunError         1    a run folder, a checkpoint or a tokenizer in it
     ├── DivergedError    3    training left the numbers that a computer can hold
-    └── Interrupted    130    training stopped by SIGINT (143: SIGTERM), its state saved
+    └── Interrupted    130    training stopped by SIGINT (143: SIGTERM, 129: SIGHUP), its state saved
 
 The figure is the exit status of the command. A mistake of the code itself is an ordinary exception.
 """

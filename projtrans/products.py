@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SHORT = 16
-"""Rows that torch's softmax takes at a time in float32, with AVX-512."""
+"""Numbers of a row that torch's softmax takes at a time, in float32 with AVX-512."""
 
 TINY = 1e-6
 """Vectors shorter than this are divided by it instead of by their length."""
@@ -43,7 +43,7 @@ def masked_softmax(s_BHTS: Tensor, mask: Tensor | None) -> Tensor:
 def _softmax(s_BHTS: Tensor) -> Tensor:
     """softmax over S. On a CPU torch takes rows of less than 16 number by number, up to eight times as long as 16."""
     S = s_BHTS.shape[-1]
-    if S >= SHORT or s_BHTS.device.type != "cpu":
+    if torch.compiler.is_compiling() or s_BHTS.device.type != "cpu" or S >= SHORT:  # a traced graph is for any S
         return s_BHTS.softmax(-1)
     return F.pad(s_BHTS, (0, SHORT - S), value=torch.finfo(s_BHTS.dtype).min).softmax(-1)[..., :S]
 

@@ -15,9 +15,11 @@ A run folder is self-contained: it can be moved to another machine. Knows no wei
 built by whoever uses them.
 """
 
+import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,6 +129,15 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(self.folder)
         self.keep_config(raw)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other training out of the folder; raises RunError where one is in it."""
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
+        with files.locked(self.state_file.with_name("lock")) as free:
+            if not free:
+                raise RunError(f"run {self.folder}: another process is training it; wait for its end, or stop it")
+            yield
 
     def keep_config(self, raw: config.Raw) -> None:
         """Write the resolved configuration."""

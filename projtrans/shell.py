@@ -3,6 +3,7 @@
 What renders is imported when there is something to say.
 """
 
+import contextlib
 import ctypes
 import errno
 import io
@@ -67,7 +68,8 @@ class Commands(TyperGroup):
 def _fail(message: str, status: int) -> int:
     from projtrans import console
 
-    console.error(message)
+    with contextlib.suppress(OSError):  # standard error that goes nowhere: the status still tells
+        console.error(message)
     return status
 
 

@@ -5,11 +5,15 @@ import signal
 from types import FrameType
 from typing import Any, Self
 
+HANGUP = getattr(signal, "SIGHUP", None)
+"""The terminal is gone; other systems have no such signal."""
+
 
 class StopSignals:
-    """The first SIGINT or SIGTERM is remembered, so that training can save its state; the second one stops at once.
+    """The first SIGINT, SIGTERM or SIGHUP is remembered, so that training can save its state.
 
-    patient: not even the second; torchrun may pass on a signal that a process has had already.
+    A second SIGINT or SIGTERM stops at once; of a second SIGHUP nobody may know, since shells send theirs too. What
+    `nohup` started goes on. patient: not even the second; torchrun may pass on a signal that a process has had already.
     """
 
     def __init__(self, patient: bool = False) -> None:
@@ -18,8 +22,11 @@ class StopSignals:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        self.terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
         for number in (signal.SIGINT, signal.SIGTERM):
             self.before[number] = signal.signal(number, self._remember)
+        if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
+            self.before[HANGUP] = signal.signal(HANGUP, self._hang_up)
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -28,6 +35,13 @@ class StopSignals:
 
     def __call__(self) -> int | None:
         return self.number
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for terminal in self.terminals:  # whose bar would end training with an error before it has saved anything
+            os.dup2(nowhere, terminal)
+        os.close(nowhere)
+        self.number = self.number or number
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None and not self.patient:

@@ -42,31 +42,40 @@ def train(
     """Train into a new run folder, or go on in an old one, and return its summary, which the leader of a group writes.
 
     stop_signal: asked after every update; a signal number makes training save its state and raise Interrupted.
-    Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume).
+    Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume, or a
+    run that another process is training).
     """
     if settings.training.tensorboard:
         tensorboard.check()
     trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report, group)
     trainer.stop_signal = stop_signal
-    if resume and run.has_begun:
-        trainer.restore()
-    else:
-        trainer.initialise()
-    trainer.probe()
-    if group.leads and not resume:  # only now: settings that make no model, or one that does not fit, leave no folder
-        run.create(config.dump(settings), tokenizer)
-    trainer.follow()
-    report(_started(trainer))
+    with contextlib.ExitStack() as until_the_end:
+        if resume and group.leads:
+            until_the_end.enter_context(run.held())
+        if resume and run.has_begun:
+            trainer.restore()
+        else:
+            trainer.initialise()
+        trainer.probe()
+        if group.leads and not resume:  # only now: settings that make no model, or one too large, leave no folder
+            run.create(config.dump(settings), tokenizer)
+            until_the_end.enter_context(run.held())
+        trainer.follow()
+        report(_started(trainer))
+        return _trained(trainer, splits["test"], report)
+
+
+def _trained(trainer: Trainer, test_pairs: Sequence[Pair], report: Report) -> dict[str, Any]:
+    run, leads, training = trainer.run, trainer.group.leads, trainer.training
     with _watched(trainer):
         reason = trainer.train()
     if trainer.counters.best is None:
         raise DivergedError("training diverged: the validation loss was never finite; lower training.learning_rate")
-    tested = settings.training.evaluate_test and group.leads
-    test = _test(trainer, splits["test"], report) if tested else None
+    test = _test(trainer, test_pairs, report) if training.evaluate_test and leads else None
     summary = _summary(trainer, reason, test)
-    if group.leads:
+    if leads:
         files.write_json(run.summary_file, summary)
-        if settings.training.export and not missing():
+        if training.export and not missing():
             report(_exported(run))
     report(Finished(str(run.folder), reason, summary, test))
     return summary

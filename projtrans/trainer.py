@@ -33,7 +33,7 @@ from projtrans.checkpoint import (
 from projtrans.corpus import Pair
 from projtrans.errors import ConfigError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
-from projtrans.events import Averaged, Halved, Initialised, Progress, Recorded, RolledBack, Skipped, Validated
+from projtrans.events import Averaged, Initialised, Progress, Recorded, RolledBack, Skipped, Validated
 from projtrans.graphs import Mode, StaticUpdates, mode_of
 from projtrans.multihead import constrain
 from projtrans.objective import Objective
@@ -138,9 +138,8 @@ class Trainer(Objective):
     def prepare(self) -> None:
         """Have the current epoch's updates ready in fixed shapes, where that is how they are to be made."""
         counters = self.counters
-        if (
-            self.mode is None or self.mode == "none" or counters.halvings != counters.halved
-        ):  # what is left of the epoch is cut
+        cut = counters.halvings != counters.halved  # what is left of the epoch's batches
+        if self.mode is None or self.mode == "none" or cut:
             self.static = None
             return
         try:
@@ -296,7 +295,7 @@ class Trainer(Objective):
         del moments
         self.optimizer.zero_grad()
         restore_random(self.device, generators)
-        self.counters.halvings = self.group.largest(self.counters.halvings)
+        self._share_halvings()
         if not self.counters.batch:
             self._take_halves()
 
@@ -315,11 +314,6 @@ class Trainer(Objective):
         devices.free(self.device)
         self.counters.halvings += 1
         self._tell(self._halved())
-
-    def _halved(self) -> Halved:
-        counters = self.counters
-        sizes = self._sizes(counters.halvings)
-        return Halved(counters.current_epoch, counters.update, counters.halvings, *sizes)
 
     def _look(self) -> int:
         """Tell of the updates that were left out; returns how many it were in a row up to the last one."""

@@ -261,9 +261,20 @@ class TrainState:
 
     def _take_halves(self) -> None:
         """At the beginning of an epoch: make its batches of the size that memory has turned out to have room for."""
-        self.counters.halvings = self.group.largest(self.counters.halvings)
+        self._share_halvings()
         if self.counters.halved != self.counters.halvings:
             self._replan()
+
+    def _share_halvings(self) -> None:
+        """Let memory that one process lacks be known to all."""
+        known, self.counters.halvings = self.counters.halvings, self.group.largest(self.counters.halvings)
+        if self.counters.halvings != known:
+            self._tell(self._halved())
+
+    def _halved(self) -> Halved:
+        counters = self.counters
+        sizes = self._sizes(counters.halvings)
+        return Halved(counters.current_epoch, counters.update, counters.halvings, *sizes)
 
     def _replan(self) -> None:
         counters = self.counters

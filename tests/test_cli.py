@@ -650,11 +650,7 @@ def started(*arguments: str, folder: Path, wait_for: Path) -> subprocess.Popen[b
     process = subprocess.Popen(
         command(*arguments), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    deadline = time.monotonic() + PATIENCE
-    while not (wait_for.is_file() and wait_for.stat().st_size):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_something_in(wait_for, process)
     return process
 
 
@@ -681,6 +677,50 @@ def test_a_signal_saves_the_state_and_the_command_it_names_goes_on(
     assert resume[:2] == ["projtrans", "train"]
     done(*resume[1:])
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["epochs"] == 40
+
+
+def on_a_terminal(script: str, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The shell script as the leader of a session on a terminal of its own, and our end of the terminal."""
+    ours, theirs = pty.openpty()
+    terminal = f"exec <>{os.ttyname(theirs)} >&0 2>&0; "
+    process = subprocess.Popen(["sh", "-c", terminal + script], cwd=folder, start_new_session=True)
+    os.close(theirs)
+    return process, ours
+
+
+def wait_for_something_in(file: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not (file.is_file() and file.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("before", "status"), [("", 128 + signal.SIGHUP), ("trap '' HUP; ", 128 + signal.SIGTERM)])
+def test_a_terminal_that_goes_away_stops_training_with_its_state_saved_but_for_nohup(
+    workshop: Path, before: str, status: int
+) -> None:
+    words = [*LONG, "--run", "runs/mine", "--threads", "1", *(["--quiet"] if before else [])]
+    process, terminal = on_a_terminal(before + "exec " + shlex.join(command(*words)), workshop)
+    wait_for_something_in(workshop / "runs" / "mine" / "metrics.jsonl", process)
+    os.close(terminal)
+    if before:
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.terminate()
+    assert process.wait(timeout=PATIENCE) == status
+    assert (workshop / "runs" / "mine" / "checkpoints" / "last.safetensors").is_file()
+    done("train", "--resume", "--run", "runs/mine", "--threads", "1")
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(workshop: Path) -> None:
+    folder = workshop / "runs" / "mine"
+    process = started(*LONG, "--run", str(folder), "--threads", "1", folder=workshop, wait_for=folder / "metrics.jsonl")
+    one_error(run("train", "--resume", "--run", str(folder), folder=workshop), 1, "another process is training it")
+    assert process.poll() is None
+    process.kill()  # lets go of the run, as every death does
+    process.communicate(timeout=PATIENCE)
+    done("train", "--resume", "--run", str(folder), "--threads", "1")
 
 
 def test_the_command_named_goes_on_where_the_data_lie_elsewhere(workshop: Path) -> None:

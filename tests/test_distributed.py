@@ -155,6 +155,50 @@ def test_a_signal_to_any_process_stops_all_and_the_run_goes_on_exactly(place: Pa
     ]
 
 
+SHORT_OF_MEMORY = """
+import os
+
+from projtrans.cli import main
+from projtrans.trainer import Trainer
+
+true = Trainer.losses
+
+def losses(self, batch, *h_BTD):
+    if os.environ["RANK"] == "1" and self.counters.update >= 4 and batch.sentences > 8:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    return true(self, batch, *h_BTD)
+
+Trainer.losses = losses
+main()
+"""
+
+
+def test_one_process_that_is_short_of_memory_halves_its_batches_and_then_all_do(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    equal = sets("training.by_length=false", "training.batch_sentences=16")
+    Path("short.py").write_text(SHORT_OF_MEMORY, encoding="utf-8")
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--",
+        "short.py",
+        "train",
+    ]
+    line += ["--config", "tiny.yaml", "--device", "cpu", "--threads", "1", "--run", "short", *equal]
+    found = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
+    assert found.returncode == 0, found.stderr
+    [halved] = [event for event in events_of(Path("short")) if event["event"] == "halved"]
+    assert (halved["halvings"], halved["batch_sentences"], halved["accumulation"]) == (1, 8, 2)
+    done("train", "--config", "tiny.yaml", "--run", "ample", "--threads", 1, *equal, "--set", "training.accumulation=2")
+    same_weights(place / "short", place / "ample", 2e-5)
+
+
 def test_another_number_of_processes_cannot_go_on(place: Path, two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     result = cli("train", "--resume", "--run", two)

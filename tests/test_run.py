@@ -111,7 +111,7 @@ def test_the_command_leaves_the_files_of_the_contract(toy: Toy) -> None:
             "tokenizer.model",
         ]
         states = sorted(path.name for path in (toy.run(kind) / "checkpoints").iterdir())
-        assert states == ["good.safetensors", "last.safetensors"]
+        assert states == ["good.safetensors", "last.safetensors", "lock"]
 
 
 # --------------------------------------------------------------------------------------------------------- the log
