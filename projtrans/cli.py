@@ -253,7 +253,7 @@ def evaluate(
     flags = {"beam_size": beam_size, "length_penalty": length_penalty}
     translator = _translator(opened, device, threads, flags)
     name = str(source or split)
-    with console.Bar("translating", quiet) as bar:
+    with console.Bar("evaluating", quiet) as bar:
         result, translations = evaluating.evaluate(translator, pairs, run=str(opened.folder), split=name, report=bar)
     if hypotheses:
         files.write_lines(hypotheses, translations)

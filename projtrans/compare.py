@@ -353,7 +353,7 @@ def _score(member: Member, translator: Translator, report: Report) -> list[str]:
         member.pairs,
         run=member.name,
         split="test",
-        report=lambda done, total: report(f"translating with {member.name}", done, total),
+        report=lambda done, total: report(f"evaluating {member.name}", done, total),
     )
     own = translator.decoding == member.settings.decoding
     if not own or files.checksum(member.run.model_file) != member.model:  # a run in training has a new model by now

@@ -211,6 +211,7 @@ class TrainingDisplay:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[figures]}"))
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.live)
         self.task: TaskID | None = None
+        self.test: TaskID | None = None
         self.logged = time.monotonic()
         self.sampling = Bars(quiet)
 
@@ -294,6 +295,10 @@ class TrainingDisplay:
             self.logged = time.monotonic()
             self._print(figures)
 
+    def _validating(self, event: Any) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, figures=f"validating, {event.done:,}/{event.total:,} sentence pairs")
+
     def _validated(self, event: Any) -> None:
         self._print(
             f"epoch {event.epoch}  {_clock(event.seconds)}  train loss {event.train_loss:.3f} accuracy "
@@ -312,11 +317,10 @@ class TrainingDisplay:
         if not self.live:
             return
         figures = f"{event.done:,}/{event.total:,} sentences"
-        if event.done == 0:
+        if self.test is None:
             self.progress.stop_task(self.task) if self.task is not None else None
-            self.task = self.progress.add_task("test", total=event.total, figures=figures)
-        elif self.task is not None:
-            self.progress.update(self.task, completed=event.done, figures=figures)
+            self.test = self.progress.add_task("test", total=event.total, figures=figures)
+        self.progress.update(self.test, completed=event.done, figures=figures)
 
     def _exported(self, event: Any) -> None:
         self._print(f"{event.run}: " + (event.problem or "exported to onnx/: translate starts without torch"))

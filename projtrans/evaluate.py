@@ -113,13 +113,16 @@ def encode(tokenizer: Tokenizer, layout: Layout, pairs: Sequence[Pair], *, cut: 
 
 
 @torch.inference_mode()
-def forced(translator: Translator, pairs: Sequence[Pair]) -> Forced:
-    """Teacher-forced loss and accuracy over the pairs."""
+def forced(
+    translator: Translator, pairs: Sequence[Pair], report: Callable[[int, int], None] = lambda done, total: None
+) -> Forced:
+    """Teacher-forced loss and accuracy over the pairs; report: called with those that are done, and all."""
+    done = 0
     sums = torch.zeros(3, dtype=torch.float64)
     padded = torch.zeros(2, dtype=torch.float64)
     model, device = translator.model, translator.device
     examples = encode(translator.tokenizer, translator.layout, pairs, cut=True)
-    for _, batch in fixed_batches(examples, translator.layout, BATCH_TOKENS):
+    for indices, batch in fixed_batches(examples, translator.layout, BATCH_TOKENS):
         batch = batch.to(device)
         h_BTD = model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT)
         counted = batch.counted_BT
@@ -128,6 +131,8 @@ def forced(translator: Translator, pairs: Sequence[Pair]) -> Forced:
         if not translator.layout.mask_padding:
             every = _cross_entropy(translator, h_BTD.flatten(0, 1), batch.target_out_BT.flatten())
             padded += torch.tensor([float(every.correct), float(counted.numel())], dtype=torch.float64)
+        done += len(indices)
+        report(done, len(pairs))
     nll, correct, count = sums.tolist()
     with_padding = None if translator.layout.mask_padding else (padded[0] / padded[1]).item()
     return Forced(nll / count, correct / count, with_padding, int(count))
@@ -143,11 +148,13 @@ def evaluate(
 ) -> tuple[Evaluation, list[str]]:
     """All scores of the pairs, and the translation of every source in order.
 
-    report: called with the distinct sources translated so far and in all.
+    report: called with the sentences that are done, first scored and then translated, and with all of them.
     """
     begin = time.perf_counter()
-    scores = forced(translator, pairs)
-    hypotheses = _translate(translator, [pair.source for pair in pairs], report)
+    sources = [pair.source for pair in pairs]
+    total = len(pairs) + len(set(sources))
+    scores = forced(translator, pairs, lambda done, _: report(done, total))
+    hypotheses = _translate(translator, sources, lambda done: report(len(pairs) + done, total))
     references = references_of(translator.tokenizer, pairs)
     multiple = _multi_reference(pairs, hypotheses, references)
     evaluation = Evaluation(
@@ -270,15 +277,14 @@ def _cross_entropy(translator: Translator, h_ND: Tensor, target_N: Tensor) -> An
     return cross_entropy(h_ND, output.weight, output.bias, target_N, 0.0)
 
 
-def _translate(translator: Translator, sources: Sequence[str], report: Callable[[int, int], None]) -> list[str]:
+def _translate(translator: Translator, sources: Sequence[str], report: Callable[[int], None]) -> list[str]:
     distinct = list(dict.fromkeys(sources))
     texts: dict[str, str] = {}
-    report(0, len(distinct))
     for first in range(0, len(distinct), WINDOW):
         chunk = distinct[first : first + WINDOW]
         for translation in translator.translate(chunk, numbers=range(first + 1, first + len(chunk) + 1)):
             texts[translation.source] = translation.text
-        report(len(texts), len(distinct))
+        report(len(texts))
     return [texts[source] for source in sources]
 
 

@@ -119,6 +119,14 @@ class Recovered:
 
 
 @dataclass(frozen=True)
+class Validating:
+    """The validation split is being scored."""
+
+    done: int  # sentence pairs
+    total: int
+
+
+@dataclass(frozen=True)
 class Validated:
     """One epoch is over; train figures are means over it."""
 
@@ -185,6 +193,7 @@ Event = (
     | Recorded
     | Progress
     | Trouble
+    | Validating
     | Validated
     | Averaged
     | Testing

@@ -33,7 +33,7 @@ from projtrans.checkpoint import (
 from projtrans.corpus import Pair
 from projtrans.errors import ConfigError, DivergedError, Interrupted
 from projtrans.evaluate import bleu, chrf, encode, forced, references_of
-from projtrans.events import Averaged, Initialised, Progress, Recorded, RolledBack, Skipped, Validated
+from projtrans.events import Averaged, Initialised, Progress, Recorded, RolledBack, Skipped, Validated, Validating
 from projtrans.graphs import Mode, StaticUpdates, mode_of
 from projtrans.multihead import constrain
 from projtrans.objective import Objective
@@ -356,7 +356,7 @@ class Trainer(Objective):
         counters = self.counters
         counters.validated = counters.update
         translator = self.translator()
-        scores = forced(translator, self.valid)
+        scores = forced(translator, self.valid, self._report_validating)
         sample_bleu, sample_chrf = self._sample_scores(translator) if math.isfinite(scores.loss) else (0.0, 0.0)
         attention = self._attention(translator)
         score = -scores.loss if self.training.best == "loss" else sample_bleu
@@ -387,6 +387,9 @@ class Trainer(Objective):
         self.run.append_metrics({"event": "valid", **asdict(validated)})
         self.report(validated)
         return math.isfinite(scores.loss)
+
+    def _report_validating(self, done: int, total: int) -> None:
+        self.report(Validating(done, total))
 
     def _sample_scores(self, translator: Translator) -> tuple[float, float]:
         """BLEU and chrF of the validation sample."""
@@ -430,7 +433,8 @@ class Trainer(Objective):
         model = copy.deepcopy(self.model)
         load_weights(model, mean_of_candidates(self.run, updates), self.run.state_file.parent)
         translator = self.translator(model)
-        scores, (sample_bleu, sample_chrf) = forced(translator, self.valid), self._sample_scores(translator)
+        scores = forced(translator, self.valid, self._report_validating)
+        sample_bleu, sample_chrf = self._sample_scores(translator)
         score = -scores.loss if self.training.best == "loss" else sample_bleu
         best = counters.best is not None and score > counters.best
         if best:

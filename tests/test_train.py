@@ -992,4 +992,9 @@ def test_the_events_of_a_run_come_in_order(bench: Bench) -> None:
     settings = resolve(copy.deepcopy(TINY), sets=["training.epochs=2", "training.report_updates=1000"])
     bench.train(settings, report=seen.append)
     names = [name for name, _ in itertools.groupby(type(event).__name__ for event in seen)]
-    assert names == ["Started", "Progress", "Validated", "Progress", "Validated", "Testing", "Finished"]
+    epoch = ["Progress", "Validating", "Validated"]
+    assert names == ["Started", *epoch, *epoch, "Testing", "Finished"]
+    for kind in (events.Validating, events.Testing):
+        done = [(event.done, event.total) for event in seen if isinstance(event, kind)]
+        assert done[-1][0] == done[-1][1]
+        assert all(0 < some <= total for some, total in done)
