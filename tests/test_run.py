@@ -14,7 +14,7 @@ from projtrans import config, figure
 from projtrans.corpus import CorpusConfig
 from projtrans.decoding import DecodingConfig
 from projtrans.errors import ConfigError, ProjtransError, RunError
-from projtrans.events import Finished, Progress, Started, Validated
+from projtrans.events import Finished, Progress, Started, Validated, Validating
 from projtrans.prepare import load_tokenizer, read_split
 from projtrans.run import Run, free_folder, open_run
 from projtrans.settings import Config, resolve
@@ -257,7 +257,7 @@ def test_latest_moves_at_the_first_saved_checkpoint(toy: Toy, tmp_path: Path, mo
         report=lambda event: seen.append((type(event), os.readlink("runs/latest"))),
     )
     first = next(index for index, (kind, _) in enumerate(seen) if kind is Validated)
-    assert {kind for kind, _ in seen[:first]} == {Started, Progress}
+    assert {kind for kind, _ in seen[:first]} == {Started, Progress, Validating}
     assert {link for _, link in seen[: first + 1]} == {"old"}
     assert {link for _, link in seen[first + 1 :]} == {"new"}
     assert seen[-1][0] is Finished
