@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 from projtrans.errors import ProjtransError
 
 if TYPE_CHECKING:
-    from projtrans.onnx_engine import OnnxTranslator
-    from projtrans.translate import Translator
+    from projtrans.inference.onnx_translator import OnnxTranslator
+    from projtrans.inference.torch_translator import Translator
+
 
 __version__ = "0.1.0"
+
 __all__ = ["OnnxTranslator", "ProjtransError", "Translator", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Translator":  # torch takes over a second to import, so it waits until it is needed
-        from projtrans.translate import Translator
+        from projtrans.inference.torch_translator import Translator
 
         return Translator
     if name == "OnnxTranslator":
-        from projtrans.onnx_engine import OnnxTranslator
+        from projtrans.inference.onnx_translator import OnnxTranslator
 
         return OnnxTranslator
     raise AttributeError(f"module 'projtrans' has no attribute '{name}'")

@@ -1,5 +1,5 @@
 """`python -m projtrans`."""
 
-from projtrans.cli import main
+from projtrans.cli.main import main
 
 main()

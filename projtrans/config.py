@@ -20,6 +20,7 @@ import yaml
 from projtrans.errors import ConfigError
 
 Raw = dict[str, Any]
+
 Section = TypeVar("Section")
 
 

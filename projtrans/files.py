@@ -7,27 +7,21 @@ its place, flushed to the disk, then renamed over it, so that a crash, a full di
 import codecs
 import contextlib
 import errno
-import functools
 import glob
 import gzip
 import hashlib
 import io
 import json
-import mmap
 import os
 import shutil
 import sys
 import tempfile
 import zlib
-from abc import abstractmethod
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from typing import IO, Any
 
 from projtrans.errors import DataError
-
-Row = TypeVar("Row", covariant=True)
 
 
 @contextlib.contextmanager
@@ -148,70 +142,14 @@ def _decoded(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[str]
             line = line.removeprefix(codecs.BOM_UTF8)
             if not line:  # the mark was all there is
                 return
-        yield _text(line, name, number).removesuffix("\n").removesuffix("\r")
+        yield decode_line(line, name, number).removesuffix("\n").removesuffix("\r")
 
 
-def _text(line: bytes, name: str, number: int) -> str:
+def decode_line(line: bytes, name: str, number: int) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{name}:{number}: not valid UTF-8 ({error.reason}); convert the file to UTF-8") from error
-
-
-class Rows(Sequence[Row]):
-    """A sequence whose items are made when they are asked for."""
-
-    @abstractmethod
-    def row(self, index: int) -> Row:
-        """The item at an index from 0 to one less than the length."""
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        found = range(len(self))[index]
-        return self.row(found) if isinstance(found, int) else [self.row(i) for i in found]
-
-
-class Lines(Rows[str]):
-    """The lines of a UTF-8 file that stays on the disk: each is read when it is asked for.
-
-    Line ends are those of `read_lines`. Raises DataError for invalid UTF-8 when its line is asked for.
-    """
-
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        """`name` stands in errors; the file may be closed afterwards."""
-        size = os.fstat(file.fileno()).st_size
-        self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-        self._name = name
-
-    @functools.cached_property
-    def _starts(self) -> "array[int]":
-        """Where every line begins, and where the last one ends."""
-        starts, at = array("q", [0]), 0
-        while at := self._data.find(b"\n", at) + 1:
-            starts.append(at)
-        if starts[-1] < len(self._data):
-            starts.append(len(self._data))
-        return starts
-
-    @classmethod
-    def of(cls, path: Path) -> "Lines":
-        """The lines of the file; raises DataError where there is none."""
-        try:
-            with path.open("rb") as file:
-                return cls(file, str(path))
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    def row(self, index: int) -> str:
-        """The line, without its end."""
-        line = self._data[self._starts[index] : self._starts[index + 1]]
-        return _text(line, self._name, index + 1).removesuffix("\n").removesuffix("\r")
 
 
 def checksum(path: Path) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from projtrans.attention import AttentionConfig, ProjectionConfig, StandardConfig
 from projtrans.config import build, dump, find, read_yaml, shipped_names
-from projtrans.multihead import KeysValues, MultiHeadAttention, Role, build_attention
-from projtrans.settings import resolve
+from projtrans.model.attention import AttentionConfig, ProjectionConfig, StandardConfig
+from projtrans.model.multihead import KeysValues, MultiHeadAttention, Role, build_attention
+from projtrans.runs.settings import resolve
 
 B, T, S, D, H, K = 2, 4, 5, 6, 2, 3
 ROLES: tuple[Role, ...] = ("encoder", "decoder", "cross")

@@ -25,7 +25,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
 
-from projtrans.cli import app
+from projtrans.cli.main import app
 
 
 def pytest_configure() -> None:

@@ -26,12 +26,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from projtrans.corpus import CorpusConfig, Pair
-from projtrans.prepare import load_tokenizer, prepare, read_split
-from projtrans.run import Run
-from projtrans.settings import Config, resolve
-from projtrans.tokenizer import Tokenizer
-from projtrans.train import train
+from projtrans.data.corpus import CorpusConfig, Pair
+from projtrans.data.data_folder import load_tokenizer, read_split
+from projtrans.data.prepare import prepare
+from projtrans.data.tokenizer import Tokenizer
+from projtrans.runs.run_folder import Run
+from projtrans.runs.settings import Config, resolve
+from projtrans.training.train import train
 
 CALLS = {"open", "mkdir", "fsync", "fchmod", "chmod", "rename", "replace", "link", "symlink", "unlink", "truncate"}
 """What Python calls to change files; the bytes themselves are written by `write` and by safetensors."""

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import killing
 import torch
 
-from projtrans import filtering
-from projtrans.cli import app
+from projtrans.cli import filter as filtering
+from projtrans.cli.main import app
+from tests import killing
 
 WINDOW = 16
 VARIANTS = [["--format", "text"], ["--format", "tsv", "--n-best", "3"], ["--format", "json", "--on-error", "copy"]]

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from projtrans import numpy_search
-from projtrans import search as torch_search
-from projtrans.decoding import DecodingConfig, Hypothesis, Rules
+from projtrans.search import numpy_search
+from projtrans.search import search as torch_search
+from projtrans.search.decoding import DecodingConfig, Hypothesis, Rules
 
 PAD, BOS, END, UNK, A, B = range(6)
 BANNED = (PAD, BOS, UNK)

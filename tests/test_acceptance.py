@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command, done, run
 
-from projtrans.prepare import load_manifest, read_split
+from projtrans.data.data_folder import read_split
+from projtrans.data.prepare import load_manifest
+from tests.conftest import command, done, run
 
 ARCHIVE = os.environ.get("PROJTRANS_TATOEBA")
 SENTENCE = "Let me go alone."

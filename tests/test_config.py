@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from projtrans import config
-from projtrans.attention import AttentionConfig, ProjectionConfig, SigmaConfig, StandardConfig
 from projtrans.config import assign, build, describe, dump, find, put, read_yaml, shipped_names, to_yaml
-from projtrans.corpus import CorpusConfig
-from projtrans.decoding import DecodingConfig
+from projtrans.data.corpus import CorpusConfig
 from projtrans.errors import ConfigError
-from projtrans.settings import Config, TrainingConfig
-from projtrans.transformer import EmbeddingsConfig, ModelConfig
+from projtrans.model.attention import AttentionConfig, ProjectionConfig, SigmaConfig, StandardConfig
+from projtrans.model.transformer import EmbeddingsConfig, ModelConfig
+from projtrans.runs.settings import Config, TrainingConfig
+from projtrans.search.decoding import DecodingConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from conftest import KINDS, Toy, done
 
-from projtrans.cli import app
+from projtrans.cli.main import app
 from projtrans.config import describe, shipped_names
-from projtrans.multihead import MultiHeadAttention
-from projtrans.run import Run
-from projtrans.trainstate import NAMES
-from projtrans.transformer import ModelConfig
+from projtrans.model.multihead import MultiHeadAttention
+from projtrans.model.transformer import ModelConfig
+from projtrans.runs.run_folder import Run
+from projtrans.training.state import NAMES
+from tests.conftest import KINDS, Toy, done
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,7 +29,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def reference() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    specification = importlib.util.spec_from_file_location("reference", ROOT / "tools" / "reference.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -40,7 +40,7 @@ def reference() -> ModuleType:
 @pytest.mark.parametrize(("page", "maker"), [("cli.md", "cli_page"), ("configuration.md", "configuration_page")])
 def test_generated_pages_are_fresh(page: str, maker: str) -> None:
     written = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    assert getattr(reference(), maker)() == written, f"run {Path(sys.executable).name} docs/reference.py"
+    assert getattr(reference(), maker)() == written, f"run {Path(sys.executable).name} tools/reference.py"
 
 
 def test_every_row_of_a_generated_table_has_the_cells_of_its_head() -> None:
@@ -90,11 +90,13 @@ def test_every_command_and_every_option_has_help() -> None:
             assert getattr(parameter, "help", None), f"{name} {parameter.name}"
 
 
-def test_every_file_of_the_package_is_in_the_readme_or_in_the_design() -> None:
-    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/design.md"))
-    for file in (ROOT / "projtrans").glob("*.py"):
+def test_every_folder_and_file_of_the_package_is_in_the_file_map() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("## File map\n")[2].partition("\n## ")[0]
+    for file in (ROOT / "projtrans").rglob("*.py"):
         if not file.name.startswith("__"):
-            assert file.stem in text, file.name
+            assert re.search(rf"\b{file.stem}\b", text), file.name
+    for folder in (path.parent.name for path in (ROOT / "projtrans").glob("*/__init__.py")):
+        assert f"{folder}/" in text
 
 
 @pytest.mark.parametrize("name", ["sanger2026-standard", "sanger2026-projection"])
@@ -135,7 +137,7 @@ def test_the_attention_of_the_documentation_is_the_one_that_is_tested() -> None:
     page = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
     block = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert block
-    tested = (ROOT / "tests" / "test_new_attention.py").read_text(encoding="utf-8")
+    tested = (ROOT / "tests" / "model" / "test_new_attention.py").read_text(encoding="utf-8")
     for part in re.split(r"\n\n\n", block[1].strip()):
         assert part.removeprefix("@register\n") in tested
 
@@ -184,8 +186,8 @@ ROWS = [
     [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in SYMBOLS.splitlines() if line[:1] == "|"
 ]
 MODULES = [
-    importlib.import_module(f"projtrans.{name}")
-    for name in ("attention", "multihead", "products", "transformer", "batching")
+    importlib.import_module(f"projtrans.model.{name}")
+    for name in ("attention", "multihead", "attention_function", "transformer", "batching")
 ]
 SETTINGS = {dotted.partition(" ")[0]: kind for dotted, kind, *_ in describe(ModelConfig, "model")}
 
@@ -235,9 +237,11 @@ def attribute(owner: Any, name: str) -> Any:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_test_files_that_are_named_exist(page: Path) -> None:
     for name in re.findall(r"\btest_\w+\.py\b", page.read_text(encoding="utf-8")):
-        assert (ROOT / "tests" / name).is_file(), name
+        assert any((ROOT / "tests").rglob(name)), name
 
 
 def test_the_section_on_symbols_names_the_tests_of_the_attention() -> None:
     named = set(re.findall(r"test_\w+\.py", SYMBOLS))
-    assert {f"test_{name}.py" for name in ("attention", "identities", "multihead", "products", "switches")} <= named
+    assert {
+        f"test_{name}.py" for name in ("attention", "identities", "multihead", "attention_function", "switches")
+    } <= named

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from projtrans.config import build
-from projtrans.decoding import DecodingConfig, Rules
-from projtrans.loss import cross_entropy
-from projtrans.multihead import constrain
-from projtrans.optimizer import OptimizerConfig, build_optimizer, clip, rate, set_rate
-from projtrans.search import search
-from projtrans.transformer import ModelConfig, Transformer
-from projtrans.translate import _Decoder
+from projtrans.inference.torch_translator import _Decoder
+from projtrans.model.loss import cross_entropy
+from projtrans.model.multihead import constrain
+from projtrans.model.transformer import ModelConfig, Transformer
+from projtrans.runs.settings import OptimizerConfig
+from projtrans.search.decoding import DecodingConfig, Rules
+from projtrans.search.search import search
+from projtrans.training.optimizer import build_optimizer, clip, rate, set_rate
 
 PAD, BOS, EOS, FIRST = 0, 1, 2, 3
 PIECES, LONGEST, PAIRS = 15, 6, 200

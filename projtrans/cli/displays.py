@@ -1,0 +1,263 @@
+"""What a terminal shows while a corpus is prepared and a model is trained, and their results."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+)
+from rich.table import Table
+
+from projtrans.cli.console import Bar, Bars, _print_table, note, standard_error
+
+LOG_SECONDS = 30
+"""Seconds between two lines of training progress where there is no terminal."""
+
+
+# ---------------------------------------------------------------------------------------------------------- prepare
+
+
+class PrepareDisplay:
+    """Renders the events of `prepare`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._close_bar()
+
+    def __call__(self, event: Any) -> None:
+        """Show one event."""
+        if hasattr(event, "total"):  # Downloading, Working
+            label = getattr(event, "text", "downloading")
+            if self.bar is None or self.bar.label != label:
+                self._close_bar()
+                self.bar = Bar(label, self.quiet, download=not hasattr(event, "text")).__enter__()
+            self.bar(event.done, event.total)
+            return
+        self._close_bar()
+        note(event.text, self.quiet)
+
+    def _close_bar(self) -> None:
+        if self.bar:
+            self.bar.__exit__()
+            self.bar = None
+
+
+def prepared(folder: object, manifest: Any, quiet: bool) -> None:
+    """What `prepare` made: sizes and leakage."""
+    if quiet:
+        return
+    counts, leakage = manifest.counts, manifest.leakage
+    table = Table(title=f"{folder}: {manifest.corpus}", title_justify="left")
+    for column in ("split", "pairs", "sources", "targets", "source in train", "target in train"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name in ("train", "valid", "test"):
+        part = getattr(manifest.splits, name)
+        row = [name, f"{part.pairs:,}", f"{part.distinct_sources:,}", f"{part.distinct_targets:,}"]
+        leak = getattr(leakage, name, None)
+        table.add_row(*row, *([f"{leak.source:.1%}", f"{leak.target:.1%}"] if leak else ["", ""]))
+    console = standard_error()
+    console.print(table)
+    pieces = manifest.tokenizer
+    sizes = f"{pieces.source_size:,}"
+    if pieces.target_size != pieces.source_size or pieces.kind == "word":
+        sizes += f" + {pieces.target_size:,}"
+    dropped = f"{counts.blank:,} blank and {counts.duplicates:,} duplicate pairs"
+    console.print(f"{counts.read:,} pairs read, {dropped}; {pieces.kind} tokenizer, {sizes} pieces")
+
+
+# ------------------------------------------------------------------------------------------------------------ train
+
+
+class TrainingDisplay:
+    """Renders the events of `train`: a live line on a terminal, a line now and then in a log."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.console = standard_error()
+        self.live = self.console.is_terminal and not quiet
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[figures]}"))
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.live)
+        self.task: TaskID | None = None
+        self.test: TaskID | None = None
+        self.logged = time.monotonic()
+        self.sampling = Bars(quiet)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def __call__(self, event: Any) -> None:
+        """Show one event."""
+        if not self.quiet:
+            getattr(self, f"_{type(event).__name__.lower()}")(event)
+
+    def _initialised(self, event: Any) -> None:
+        figures = f"{event.given:,} of {event.pieces:,} pieces, {event.seconds:.1f} s"
+        self._print(f"embeddings from co-occurrence: {figures}")
+
+    def _recorded(self, event: Any) -> None:
+        shapes = f"{event.shapes} shape{'s' if event.shapes > 1 else ''}"
+        figures = f"{event.padding:.1%} of all positions fill up, ready in {event.seconds:.1f} s"
+        self._print(f"updates in {shapes} (training.compile: {event.mode}): {figures}")
+
+    def _sampling(self, event: Any) -> None:
+        self.sampling("segmenting", event.done, event.total)
+        if event.done == event.total:
+            self.sampling.__exit__()
+
+    def _skipped(self, event: Any) -> None:
+        self._print(f"update {event.update:,}: {event.skipped} updates left out, loss or gradient not finite")
+
+    def _rolledback(self, event: Any) -> None:
+        self._print(
+            f"update {event.from_update:,}: {event.reason}; back to update {event.update:,}, learning rate "
+            f"× {event.rate_factor:g} from here on"
+        )
+
+    def _halved(self, event: Any) -> None:
+        size = f"training.batch_tokens={event.batch_tokens}"
+        if event.batch_sentences is not None:
+            size += f" training.batch_sentences={event.batch_sentences}"
+        self._print(
+            f"update {event.update:,}: out of memory; batches are halved: as with {size} "
+            f"training.accumulation={event.accumulation}"
+        )
+
+    def _changed(self, event: Any) -> None:
+        named = ", ".join(f"{path} ({before} to {after})" for path, (before, after) in event.settings.items())
+        self._print(f"from update {event.update:,} on with other settings: {named}")
+
+    def _recovered(self, event: Any) -> None:
+        self._print(f"{event.damage}; going on from the state before it, of update {event.update:,}")
+
+    def _started(self, event: Any) -> None:
+        self._print(f"{event.run}: {event.parameters:,} parameters on {event.device}, {event.precision}")
+        for role, sigma in event.sigma.items():
+            self._print(f"σ {role}: {sigma}")
+        left_out = f", {event.left_out:,} longer ones left out" if event.left_out else ""
+        begin = f"going on after update {event.update:,} of" if event.update else "up to"
+        self._print(
+            f"{event.train_pairs:,} pairs{left_out}; {event.updates_an_epoch:,} updates an epoch, "
+            f"{begin} {event.last_update:,} updates"
+        )
+        self._print(f"padding: {event.source_padding:.1%} of source, {event.target_padding:.1%} of target positions")
+        self.begin = event.update
+
+    def _progress(self, event: Any) -> None:
+        left = _left(event)
+        figures = (
+            f"epoch {event.epoch}  update {event.update:,}/{event.last_update:,}  loss {event.loss:.3f}  "
+            f"accuracy {event.accuracy:.3f}  {event.target_tokens_per_second:,.0f} target tokens/s  {left} left"
+        )
+        if self.live:
+            if self.task is None:
+                self.task = self.progress.add_task("train", total=event.last_update, figures=figures)
+            self.progress.update(self.task, completed=event.update, figures=figures)
+        elif time.monotonic() - self.logged > LOG_SECONDS:
+            self.logged = time.monotonic()
+            self._print(figures)
+
+    def _validating(self, event: Any) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, figures=f"validating, {event.done:,}/{event.total:,} sentence pairs")
+
+    def _validated(self, event: Any) -> None:
+        self._print(
+            f"epoch {event.epoch}  {_clock(event.seconds)}  train loss {event.train_loss:.3f} accuracy "
+            f"{event.train_accuracy:.3f}  valid loss {event.loss:.3f} accuracy {event.accuracy:.3f} "
+            f"BLEU {event.bleu:.1f}{'  best' if event.best else ''}"
+        )
+
+    def _averaged(self, event: Any) -> None:
+        updates = ", ".join(f"{update:,}" for update in event.updates)
+        self._print(
+            f"mean of updates {updates}: valid loss {event.loss:.3f} accuracy {event.accuracy:.3f} "
+            f"BLEU {event.bleu:.1f}  {'best' if event.best else 'not better than the best of them'}"
+        )
+
+    def _testing(self, event: Any) -> None:
+        if not self.live:
+            return
+        figures = f"{event.done:,}/{event.total:,} sentences"
+        if self.test is None:
+            self.progress.stop_task(self.task) if self.task is not None else None
+            self.test = self.progress.add_task("test", total=event.total, figures=figures)
+        self.progress.update(self.test, completed=event.done, figures=figures)
+
+    def _exported(self, event: Any) -> None:
+        self._print(f"{event.run}: " + (event.problem or "exported to onnx/: translate starts without torch"))
+
+    def _finished(self, event: Any) -> None:
+        self.progress.stop()
+        shaped = "; ".join(event.summary["shaped_by"])
+        shaped = f"; shaped by: {shaped}, so not to be repeated to the bit" if shaped else ""
+        self._print(f"{event.run}: {event.reason}; best epoch {event.summary['best_epoch']}{shaped}")
+        if event.test:
+            self.console.print(scores(event.test))
+
+    def _print(self, text: str) -> None:
+        self.console.print(text)
+
+
+def _left(event: Any) -> str:
+    """Time left at the mean speed so far."""
+    return _clock(event.seconds / event.update * (event.last_update - event.update))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def print_preview(preview: Any) -> None:
+    """What a training would be, on standard output."""
+    table = Table(title="dry run: nothing was trained or written", title_justify="left", show_header=False)
+    for name, value in preview.rows():
+        table.add_row(name, value)
+    _print_table(table)
+
+
+# --------------------------------------------------------------------------------------------------------- evaluate
+
+
+def scores(evaluation: Any) -> Table:
+    """The scores as a table."""
+    title = " ".join(part for part in (evaluation.run, evaluation.split) if part)
+    table = Table(title=title or "scores", title_justify="left", show_header=False)
+    table.add_row("sentences", f"{evaluation.sentences:,}")
+    table.add_row("loss (nats a piece), perplexity", f"{evaluation.loss:.4f}, {evaluation.perplexity:.3f}")
+    table.add_row("token accuracy", f"{evaluation.accuracy:.4f}")
+    if evaluation.accuracy_with_padding is not None:
+        table.add_row("token accuracy, padding counted", f"{evaluation.accuracy_with_padding:.4f}")
+    for name, score in (("BLEU", evaluation.bleu), ("chrF", evaluation.chrf)):
+        table.add_row(name, f"{score.score:.2f}  {score.signature}")
+    if evaluation.bleu_multi_reference:
+        multiple = evaluation.bleu_multi_reference
+        sources = f"{evaluation.distinct_sources:,} distinct sources, all references"
+        table.add_row(f"BLEU, {sources}", f"{multiple.score:.2f}  {multiple.signature}")
+    table.add_row("beam size, length penalty", f"{evaluation.beam_size}, {evaluation.length_penalty:g}")
+    for name, value in evaluation.search.items():
+        table.add_row(name, str(value))
+    table.add_row("seconds", f"{evaluation.seconds:.1f}")
+    return table
+
+
+def print_scores(evaluation: Any) -> None:
+    """The score table on standard output, unbroken however narrow the terminal."""
+    _print_table(scores(evaluation))

@@ -1,0 +1,127 @@
+"""Where a command meets the shell: errors become a line and an exit status; signals, pipes, the allocator.
+
+What renders is imported when there is something to say.
+"""
+
+import contextlib
+import ctypes
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from projtrans import files
+from projtrans.errors import ProjtransError
+
+
+class Closed(io.TextIOBase):
+    """A standard output that the caller has closed: who writes to it is told, who has nothing to write is not."""
+
+    encoding = "utf-8"
+
+    @property
+    def buffer(self) -> "Closed":
+        """Bytes go the same way."""
+        return self
+
+    def write(self, data: str | bytes) -> int:
+        """Raise OSError."""
+        raise OSError(errno.EBADF, "closed; give it a place to go, or name a file by --output", "standard output")
+
+
+class Commands(TyperGroup):
+    """The commands, behind the one wall where errors become a line and an exit status."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the command line and exit with its status."""
+        if sys.stdout is None:  # `>&-`
+            sys.stdout = Closed()
+        try:
+            status = super().main(*args, **{**kwargs, "standalone_mode": False})
+            sys.stdout.flush()
+        except ProjtransError as error:
+            status = _fail(str(error), error.exit_status)
+        except typer.TyperException as error:
+            status = _fail(_usage(error), 2)
+        except KeyboardInterrupt:
+            status = _fail("interrupted", 130)
+        except BrokenPipeError:  # the reader has left: so do we, and what Python would still flush goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 0
+        except OSError as error:
+            status = _fail(f"{error.filename or 'writing'}: {error.strerror or error}", 1)
+        status = status if isinstance(status, int) else 0
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # Threads of gloo may outlive their process group, and abort an interpreter that takes itself down.
+            sys.stderr.flush()
+            os._exit(status)
+        raise SystemExit(status)
+
+
+def _fail(message: str, status: int) -> int:
+    from projtrans.cli import console
+
+    with contextlib.suppress(OSError):  # standard error that goes nowhere: the status still tells
+        console.error(message)
+    return status
+
+
+def _usage(error: Exception) -> str:
+    message = getattr(error, "format_message", None)
+    return str(message() if message else error)
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM cleans up like any other end of a command."""
+    raise SystemExit(128 + number)
+
+
+def write(lines: Iterator[str], output: str | None) -> None:
+    """Lines to a file that is replaced when they are all there; to standard output or a device each as it comes."""
+    if output is None or output == "-":
+        _put(lines, sys.stdout.buffer)
+    elif (path := Path(output)).exists() and not path.is_file() and not path.is_dir():  # /dev/null, a named pipe
+        with path.open("wb") as device:
+            _put(lines, device)
+    else:
+        files.write_lines(path, lines)
+
+
+def _put(lines: Iterator[str], stream: BinaryIO) -> None:
+    for line in lines:
+        stream.write(line.encode("utf-8", "replace") + b"\n")
+        stream.flush()
+
+
+def noting(quiet: bool) -> Callable[[str], None]:
+    """What prints a line to standard error, unless it is to be quiet."""
+
+    def note(message: str) -> None:
+        from projtrans.cli import console
+
+        console.note(message, quiet)
+
+    return note
+
+
+def tune_allocator() -> None:
+    """Keep freed memory instead of giving it back to the system at every step (glibc only; docs/benchmarks.md).
+
+    Without it much of a training step goes to page faults. Has to happen before torch is imported.
+    """
+    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: huge pages for large tensors

@@ -1,0 +1,114 @@
+"""The command `train`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from projtrans.cli import options as o
+from projtrans.cli.signals import StopSignals
+from projtrans.errors import ConfigError
+
+if TYPE_CHECKING:
+    from projtrans.runs.run_setup import Flags, RunSetup
+    from projtrans.training.distributed import Group
+
+
+def train(
+    config: o.Config = None,
+    data: o.Data = None,
+    run: o.RunFolder = None,
+    attention: o.Attention = None,
+    sigma_self: o.SigmaSelf = None,
+    sigma_cross: o.SigmaCross = None,
+    sets: o.Set = None,
+    seed: o.Seed = None,
+    max_minutes: o.MaxMinutes = None,
+    resume: o.Resume = False,
+    allow_changes: o.AllowChanges = False,
+    dry_run: o.DryRun = False,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train a model into a run folder; with --resume, go on where a run was stopped.
+
+    The default configuration is phrasebook; where nothing is prepared, the corpus is prepared first.
+
+    Example: projtrans train --attention projection
+    """
+    given = {
+        "training.seed": seed,
+        "training.minutes": max_minutes,
+        "model.attention.sigma.self": sigma_self,
+        "model.attention.sigma.cross": sigma_cross,
+    }
+    overrides = [(path, value) for path, value in given.items() if value is not None]
+    from projtrans.runs import run_setup
+    from projtrans.training import distributed
+
+    if allow_changes and not resume:
+        raise ConfigError("--allow-changes: a new run has its settings as they are; leave it out, or add --resume")
+    if dry_run and resume:
+        raise ConfigError("--dry-run: looks at a new run, not at one that goes on; leave --resume out")
+    flags = run_setup.Flags(attention=attention, sets=sets or [], overrides=overrides)
+    with distributed.joined() as group:
+        quiet = quiet or not group.is_leader
+        launched = _launched(flags, config, run, data, resume, allow_changes, quiet) if group.is_leader else None
+        launched = run_setup.RunSetup.from_json(group.broadcast(launched.to_json() if launched else ""))
+        _train(launched, group, resume, dry_run, device, threads, quiet)
+
+
+def _launched(
+    flags: "Flags",
+    config: str | None,
+    run: Path | None,
+    data: Path | None,
+    resume: bool,
+    allow_changes: bool,
+    quiet: bool,
+) -> "RunSetup":
+    from projtrans.cli import displays
+    from projtrans.runs import run_setup
+
+    with displays.PrepareDisplay(quiet) as preparing:
+        if resume:
+            return run_setup.resume(config, flags, run=run, data=data, allow_changes=allow_changes)
+        return run_setup.begin(config, flags, run=run, data=data, report=preparing)
+
+
+def _train(
+    launched: "RunSetup", group: "Group", resume: bool, dry_run: bool, device: str, threads: int | None, quiet: bool
+) -> None:
+    from projtrans.cli import displays
+    from projtrans.data.data_folder import load_tokenizer, open_splits
+    from projtrans.model import devices
+    from projtrans.training import train as training
+
+    devices.use_threads(threads)
+    target = group.device(devices.choose(device))
+    tokenizer = load_tokenizer(launched.data)
+    if not group.is_leader:
+        group.barrier()  # the leader encodes what is not encoded yet
+    with displays.PrepareDisplay(quiet) as encoding:
+        splits = open_splits(launched.data, tokenizer, encoding)
+    if group.is_leader:
+        group.barrier()
+    if dry_run:
+        from projtrans.training.dry_run import preview
+
+        with displays.TrainingDisplay(quiet) as display:
+            found = preview(launched.settings, launched.run, tokenizer, splits, device=target, report=display)
+        if group.is_leader:
+            displays.print_preview(found)
+        return
+    with StopSignals(patient=group.size > 1) as stop_signal, displays.TrainingDisplay(quiet) as display:
+        training.train(
+            launched.settings,
+            launched.run,
+            tokenizer,
+            splits,
+            device=target,
+            resume=resume,
+            report=display,
+            stop_signal=stop_signal,
+            group=group,
+        )

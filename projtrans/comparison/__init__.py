@@ -1,0 +1,1 @@
+"""Systems side by side. Imports evaluation and below; never training."""

@@ -1,0 +1,1 @@
+"""Scores of a model on sentence pairs. Imports inference and below."""

@@ -1,0 +1,1 @@
+"""Sentences in, sentences out. Imports runs and below."""

@@ -1,0 +1,1 @@
+"""The network and its mathematics. Imports only the ground; never text."""
