@@ -1,7 +1,7 @@
 """BLEU and chrF by sacrebleu, each with the signature that makes it comparable, and the paired bootstrap."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,6 +39,23 @@ def references_of(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[str]:
     """What translations are compared with: the raw targets, in the tokenizer's normal form where it has one (word)."""
     targets = [pair.target for pair in pairs]
     return [tokenizer.normal_form(target) for target in targets] if tokenizer.kind == "word" else targets
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A corpus metric: larger is better."""
+
+    title: str  # what tables and sacrebleu call it
+    make: Callable[..., Any]  # sacrebleu's metric; `references` prepares it for the paired bootstrap
+
+
+METRICS = {"bleu": Metric("BLEU", BLEU), "chrf": Metric("chrF", CHRF)}
+"""Every corpus metric, by its name in metrics.jsonl and in `evaluate --json`: the one place to add another."""
+
+
+def corpus_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> dict[str, Score]:
+    """The score by every metric, under its name in METRICS; references: one sequence a reference."""
+    return {name: _score(metric.make(), hypotheses, references) for name, metric in METRICS.items()}
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:

@@ -15,6 +15,7 @@ from projtrans import files
 from projtrans.config import Raw, build
 from projtrans.data import corpus, data_folder, phrasebook, prepare, tatoeba
 from projtrans.data.corpus import CorpusConfig, Pair
+from projtrans.data.events import Event
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import ConfigError, DataError, ProjtransError
 
