@@ -129,7 +129,7 @@ ONLY_IN = [
     ("matplotlib", {"comparison.figure", "runs.curves"}, "an optional extra"),
     ("tensorboard", set(), "an optional extra, reached through torch, in training/watchers.py"),
     ("safetensors", {"runs.checkpoint"}, "one format of weights"),
-    ("yaml", {"config", "data.frames", "data.lexicon"}, "settings, and the two halves of the bundled corpus"),
+    ("yaml", {"config"}, "settings"),
     ("pickle", set(), "nothing is unpickled"),
     ("argparse", set(), "Typer parses"),
     ("logging", {"inference.onnx_export"}, "events are typed and go through a callable; others' are silenced"),

@@ -2,14 +2,12 @@
 
 import hashlib
 import re
-import time
 import unicodedata
 from collections import Counter, defaultdict
-from itertools import combinations
 
 import pytest
 
-from projtrans.data import inflection, phrasebook
+from projtrans.data import phrasebook
 
 # Of the whole corpus; it changes only together with the lexicon or the grammar.
 CHECKSUM = "7d28a28e1bc878ffc0639c879f514e462f33a38b05cbd33d8689c65ff8605557"
@@ -17,14 +15,8 @@ YOU = ("Déjame", "Déjeme", "Déjenme")
 
 
 @pytest.fixture(scope="module")
-def named():
-    """(frame, phrase) for the whole corpus."""
-    return phrasebook._named_phrases()
-
-
-@pytest.fixture(scope="module")
-def corpus(named):
-    return [phrase for _, phrase in named]
+def corpus():
+    return phrasebook.phrases()
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +32,6 @@ def words(text):
 
 
 # --- size and determinism ---------------------------------------------------------------------------------------------
-
-
-def test_the_corpus_is_made_in_seconds():
-    start = time.process_time()
-    phrasebook.phrases()
-    assert time.process_time() - start < 5
 
 
 def test_about_twenty_thousand_distinct_pairs(corpus):
@@ -69,12 +55,6 @@ def test_most_running_words_are_seen_often_enough_to_be_learned(corpus):
     counts = Counter(word for phrase in corpus for word in words(phrase.target))
     frequent = sum(count for count in counts.values() if count >= 8)
     assert frequent / counts.total() >= 0.95
-
-
-def test_no_frame_dominates(named):
-    counts = Counter(frame for frame, _ in named)
-    assert len(counts) >= 60
-    assert max(counts.values()) / len(named) <= 0.03
 
 
 # --- the form of a sentence -------------------------------------------------------------------------------------------
@@ -119,17 +99,6 @@ def test_he_and_she_are_always_said(corpus):
 def test_a_tenth_to_a_fifth_of_the_sources_is_ambiguous(targets):
     share = sum(len(found) > 1 for found in targets.values()) / len(targets)
     assert 0.10 <= share <= 0.20
-
-
-def test_only_you_and_gender_make_a_source_ambiguous(targets):
-    """Without a hearer and without people of unknown gender there is one translation."""
-    opens_doors = re.compile(r"\b(you|your|I|we|they|them|us|me|please|don't)\b", re.IGNORECASE)
-    commands = Counter()
-    for source, found in targets.items():
-        if len(found) > 1 and not opens_doors.search(source):
-            commands[source.split()[0]] += 1
-    verbs = {verb.split()[0].capitalize() for verb in phrasebook.load_lexicon()._data["intransitive"]}
-    assert set(commands) <= verbs | {"Let", "Put", "Tell"}
 
 
 @pytest.mark.parametrize(
@@ -185,42 +154,6 @@ def test_groups_are_small_and_many(corpus):
     sizes = components(corpus)
     assert len(sizes) >= 1000
     assert max(sizes.values()) / len(corpus) < 0.01
-
-
-def forms(lemma):
-    """Everything that an English word may look like, whatever its part of speech."""
-    inflect = (inflection.third_person, inflection.past, inflection.past_participle, inflection.ing)
-    return {lemma, inflection.english_plural(lemma), *(change(lemma) for change in inflect)}
-
-
-@pytest.fixture(scope="module")
-def sources_with(corpus):
-    """The sources that contain a word, by plain search and independently of the generator's lemmas."""
-    texts = {phrase.source: f" {' '.join(words(phrase.source))} " for phrase in corpus}
-    lemmas = {lemma for phrase in corpus if phrase.group != phrase.source for lemma in phrase.group.split("+")}
-    by_word = defaultdict(set)
-    for source, text in texts.items():
-        for word in text.split():
-            by_word[word].add(source)
-    return {
-        lemma: {
-            source for form in forms(lemma) for source in by_word[form.split()[0]] if f" {form} " in texts[source]
-        }
-        for lemma in lemmas
-    }  # fmt: skip
-
-
-def test_two_words_of_a_group_meet_in_no_other_group(corpus, sources_with):
-    group_of = {phrase.source: phrase.group for phrase in corpus}
-    groups = {phrase.group for phrase in corpus if phrase.group != phrase.source}
-    leaks = [
-        (group, source, group_of[source])
-        for group in groups
-        for first, second in combinations(group.split("+"), 2)
-        for source in sources_with[first] & sources_with[second]
-        if group_of[source] != group
-    ]
-    assert not leaks, (len(leaks), leaks[:20])
 
 
 def test_each_source_has_one_group(corpus):

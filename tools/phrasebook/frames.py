@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 
@@ -52,7 +52,7 @@ def _parse_slots(text: str) -> tuple[tuple[tuple[str, ...], str], ...]:
 
 @functools.cache
 def load_frames() -> tuple[Frame, ...]:
-    text = importlib.resources.files("projtrans.data").joinpath("frames.yaml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("frames.yaml").read_text(encoding="utf-8")
     return tuple(
         Frame(
             name=row["name"],

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projtrans.data import inflection
+from tools.phrasebook import inflection
 
 # verb: present 1s 3s 1p, preterite 1s 3s 3p, imperfect 1s, future 1s, subjunctive 3s 1p, command 2s, gerund, participle
 CONJUGATIONS = """

@@ -1,24 +1,24 @@
 """The words of the bundled phrasebook: what each kind of word looks like in a sentence, and which go together.
 
 A word fills a slot of a frame and renders itself, in English and in Spanish, in the form that the frame asks for.
-`Lexicon` reads `phrasebook.yaml`.  It knows nothing of frames and sentences.
+`Lexicon` reads `lexicon.yaml`.  It knows nothing of frames and sentences.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from projtrans.data import inflection
-from projtrans.data.inflection import Gender, Person
+from tools.phrasebook import inflection
+from tools.phrasebook.inflection import Gender, Person
 
 # --- words ------------------------------------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ _PRONOUNS = {
 
 
 class Lexicon:
-    """The words of `phrasebook.yaml`, asked for by the names that the frames use."""
+    """The words of `lexicon.yaml`, asked for by the names that the frames use."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self._data = data
@@ -433,5 +433,5 @@ def _names(rows: dict[str, str]) -> dict[str, Someone]:
 
 
 def load_lexicon() -> Lexicon:
-    text = importlib.resources.files("projtrans.data").joinpath("phrasebook.yaml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("lexicon.yaml").read_text(encoding="utf-8")
     return Lexicon(yaml.safe_load(text))
