@@ -9,8 +9,8 @@ import random
 import sys
 from pathlib import Path
 
-from projtrans.data.corpus import parse_table
-from projtrans.files import stream_lines
+from projtrans.data.corpora import read_table
+from projtrans.data.corpus import collect
 
 VERBATIM = 0.05
 INSERTED = 2
@@ -27,7 +27,7 @@ def noisy(text: str, words: list[str], generator: random.Random) -> str:
 def main() -> None:
     """Write the corpus to standard output."""
     table, count = Path(sys.argv[1]), int(sys.argv[2])
-    pairs = list(parse_table(stream_lines(table), str(table)))
+    pairs = list(collect(read_table(table), str(table)))
     words = [sorted({word for pair in pairs for word in pair[side].split()}) for side in (0, 1)]
     generator = random.Random(1)
     for number in range(count):

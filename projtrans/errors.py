@@ -1,19 +1,19 @@
-"""Everything that can go wrong through no fault of the code, as one tree.
+"""The errors that are not mistakes in the code, as one tree.
 
     ProjtransError            shown to the user as one line: what, which value, what to do
     ├── ConfigError      2    a flag, a setting or a configuration file
     ├── DataError        1    a corpus, a text file or a prepared data folder
-    │   └── LineError    1    one line of a text to be translated
+    │   └── LineError    1    a line of a text to be translated
     ├── RunError         1    a run folder, a checkpoint or a tokenizer in it
-    ├── DivergedError    3    training left the numbers that a computer can hold
+    ├── DivergedError    3    training with a loss or gradients that are not finite
     └── Interrupted    130    training stopped by SIGINT (143: SIGTERM, 129: SIGHUP), its state saved
 
-The figure is the exit status of the command. A mistake of the code itself is an ordinary exception.
+The number is the exit status of the command. Mistakes in the code raise ordinary exceptions.
 """
 
 
 class ProjtransError(Exception):
-    """Base of all errors that a user can cause and mend; its text is one line."""
+    """Base of all errors that a user can cause and fix; the message is one line."""
 
     exit_status = 1
 
@@ -29,7 +29,7 @@ class DataError(ProjtransError):
 
 
 class LineError(DataError):
-    """A line that cannot be translated, where none may be left out."""
+    """A line that cannot be translated, where no line may be omitted."""
 
 
 class RunError(ProjtransError):
@@ -37,7 +37,7 @@ class RunError(ProjtransError):
 
 
 class DivergedError(ProjtransError):
-    """Training stopped because loss or gradients were no longer finite."""
+    """Training stopped because its loss or gradients were no longer finite."""
 
     exit_status = 3
 

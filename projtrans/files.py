@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, and text read strictly.
+"""Files that are complete or absent, and text read strictly.
 
-Knows nothing of corpora, runs or models. Every file that the project writes goes through `replacing`: written beside
-its place, flushed to the disk, then renamed over it, so that a crash, a full disk or Ctrl-C leaves the old file.
+Every file that the project writes goes through `replacing`: written beside its place, flushed to the disk, then renamed
+over it, so that a crash, a full disk or Ctrl-C leaves the old file. Knows nothing of corpora, runs or models.
 """
 
 import codecs
@@ -26,7 +26,7 @@ from projtrans.errors import DataError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on leaving without an error it is fsynced and takes the place of `path`."""
+    """A temporary file beside `path`; after a block without error, it is fsynced and takes the place of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -42,8 +42,40 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, which takes its place when the block ends without error and is removed otherwise.
+
+    Raises DataError for what the system refuses.
+    """
+    try:
+        place = folder.resolve()  # renaming a link would leave the link where the folder was
+        place.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        try:
+            (room / "new").mkdir()  # mkdtemp ignores the umask and closes its folder to others, mkdir does not
+            yield room / "new"
+            _exchange(room / "new", place, room / "old")
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise DataError(f"cannot write {folder}: {error.strerror or error}{where}") from error
+
+
+def _exchange(new: Path, folder: Path, old: Path) -> None:
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+
+
 def link(source: Path, path: Path) -> None:
-    """Let `path` be the file that `source` is now, whatever takes the place of `source` later; no copy where it can."""
+    """Make `path` the file that `source` is now, also when `source` is replaced later; a hard link where possible."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
@@ -52,22 +84,23 @@ def link(source: Path, path: Path) -> None:
         with replacing(path) as copied:
             shutil.copyfile(source, copied)
         return
-    temporary.replace(path)  # does nothing where both are the same file already
+    temporary.replace(path)  # does nothing where both are already the same file
     temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold a file, made where there is none, against all other processes; False where one of them holds it.
+    """Lock a file, created if missing, against all other processes; yields False where one of them holds the lock.
 
-    The system lets go of it when the process ends, however it ends. Where files cannot be held, nobody is kept out.
+    The system releases the lock when the process ends, however it ends. Where the file system has no locks, every
+    process gets one.
     """
     with path.open("a") as file:
-        yield _hold(file)
+        yield _lock(file)
 
 
-def _hold(file: IO[str]) -> bool:
+def _lock(file: IO[str]) -> bool:
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -83,13 +116,13 @@ def _hold(file: IO[str]) -> bool:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of `path` left that were killed: as large as the file itself, every time."""
+    """Remove the temporary files of killed writers of `path`, each of which may be as large as the file itself."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         leftover.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Have a file that was added to on the disk, name and all; nothing where there is none."""
+    """Flush a file that was appended to, and its name, to the disk; does nothing where it is missing."""
     if path.exists():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
@@ -97,33 +130,34 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file by `text` in UTF-8, line ends as given; a lone surrogate, which UTF-8 has not, becomes ?."""
+    """Replace the file by `text` in UTF-8, line ends as given; a lone surrogate, which UTF-8 lacks, becomes ?."""
     with replacing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Replace the file by the lines, each ended by a line feed; they are written as they come."""
+    """Replace the file by the lines, each ended by a line feed and written as it comes."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.writelines(f"{line}\n".encode("utf-8", "replace") for line in lines)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace the file by a JSON value, indented for people."""
+    """Replace the file by a JSON value, indented."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, plain or .gz.
 
-    Only line feeds end a line (U+2028, U+0085 and the like stay inside it); a byte-order mark and the carriage
-    return of Windows line ends are taken off. Raises DataError for what cannot be read, invalid UTF-8 with its line.
+    Only line feeds end a line (U+2028, U+0085 and the like stay inside it); a byte-order mark and the carriage return
+    of Windows line ends are removed. Raises DataError for a file that cannot be read, and for invalid UTF-8 with its
+    line.
     """
     return list(stream_lines(path))
 
 
 def stream_lines(path: Path) -> Iterator[str]:
-    """The same lines one after the other, so that the file may be larger than memory."""
+    """The lines of `read_lines` one after the other, so that the file may be larger than memory."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield from _decoded(file, str(path))
@@ -132,7 +166,7 @@ def stream_lines(path: Path) -> Iterator[str]:
 
 
 def decode_lines(data: bytes, name: str, first: int = 1) -> list[str]:
-    """The lines of UTF-8 `data`, as `read_lines` splits them; `name` and lines counted from `first` stand in errors."""
+    """The lines of UTF-8 `data`, as `read_lines` splits them; errors give `name` and lines counted from `first`."""
     return list(_decoded(io.BytesIO(data), name, first))
 
 
@@ -140,12 +174,13 @@ def _decoded(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[str]
     for number, line in enumerate(lines, first):
         if number == first:
             line = line.removeprefix(codecs.BOM_UTF8)
-            if not line:  # the mark was all there is
+            if not line:  # the file holds the mark alone
                 return
         yield decode_line(line, name, number).removesuffix("\n").removesuffix("\r")
 
 
 def decode_line(line: bytes, name: str, number: int) -> str:
+    """The text of line `number` of file `name`; raises DataError where it is not UTF-8."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -165,7 +200,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # other systems cannot open a folder, and need not
+    if os.name != "posix":  # other systems can neither open a folder nor need to
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,7 @@
-"""Sequences whose items are made when they are asked for: lines of a text on the disk, lists of token ids."""
+"""Sequences whose items are made on access: lines of a text on the disk, lists of token ids.
+
+Axes: N items, P ids of all items. Knows no corpus and no tokenizer.
+"""
 
 import functools
 import itertools
@@ -19,11 +22,11 @@ Row = TypeVar("Row", covariant=True)
 
 
 class Rows(Sequence[Row]):
-    """A sequence whose items are made when they are asked for."""
+    """A sequence whose items are made on access."""
 
     @abstractmethod
     def row(self, index: int) -> Row:
-        """The item at an index from 0 to one less than the length."""
+        """The item at an index of 0 to len(self) - 1."""
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -35,20 +38,20 @@ class Rows(Sequence[Row]):
 
 
 class Lines(Rows[str]):
-    """The lines of a UTF-8 file that stays on the disk: each is read when it is asked for.
+    """The lines of a UTF-8 file that stays on the disk: each is read on access.
 
-    Line ends are those of `read_lines`. Raises DataError for invalid UTF-8 when its line is asked for.
+    Line ends are those of `read_lines`. Raises DataError for invalid UTF-8 when its line is accessed.
     """
 
     def __init__(self, file: IO[bytes], name: str) -> None:
-        """`name` stands in errors; the file may be closed afterwards."""
+        """`name` stands in errors; the caller may close the file afterwards."""
         size = os.fstat(file.fileno()).st_size
         self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
         self._name = name
 
     @functools.cached_property
     def _starts(self) -> "array[int]":
-        """Where every line begins, and where the last one ends."""
+        """Offsets [N + 1]: where every line begins, and where the last one ends."""
         starts, at = array("q", [0]), 0
         while at := self._data.find(b"\n", at) + 1:
             starts.append(at)
@@ -58,7 +61,7 @@ class Lines(Rows[str]):
 
     @classmethod
     def of(cls, path: Path) -> "Lines":
-        """The lines of the file; raises DataError where there is none."""
+        """The lines of the file; raises DataError where it cannot be read."""
         try:
             with path.open("rb") as file:
                 return cls(file, str(path))
@@ -69,7 +72,7 @@ class Lines(Rows[str]):
         return len(self._starts) - 1
 
     def row(self, index: int) -> str:
-        """The line, without its end."""
+        """The line, without its line end."""
         line = self._data[self._starts[index] : self._starts[index + 1]]
         return decode_line(line, self._name, index + 1).removesuffix("\n").removesuffix("\r")
 
@@ -78,10 +81,10 @@ Ids = list[int]
 
 
 class Ragged(Rows[Ids]):
-    """Lists of ids one after the other in one row, which may lie on the disk."""
+    """Lists of ids, concatenated in one array, which may lie on the disk."""
 
     def __init__(self, ids_P: np.ndarray, starts_N: np.ndarray) -> None:
-        """starts_N: where each list begins, and where the last one ends."""
+        """ids_P: all ids. starts_N [N + 1]: where each list begins, and where the last one ends."""
         self.ids_P, self.starts_N = ids_P, starts_N
 
     @classmethod

@@ -1,8 +1,9 @@
 """What a terminal shows while a corpus is prepared and a model is trained, and their results."""
 
 import time
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import (
     BarColumn,
@@ -13,6 +14,10 @@ from rich.progress import (
 from rich.table import Table
 
 from projtrans.cli.console import Bar, Bars, _print_table, note, standard_error
+from projtrans.data.events import Downloading, Event, Stage, Working
+
+if TYPE_CHECKING:
+    from projtrans.data.data_folder import Manifest
 
 LOG_SECONDS = 30
 """Seconds between two lines of training progress where there is no terminal."""
@@ -22,7 +27,7 @@ LOG_SECONDS = 30
 
 
 class PrepareDisplay:
-    """Renders the events of `prepare`."""
+    """Shows the events of `prepare`: a bar for what is counted, a line for each stage."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -34,17 +39,22 @@ class PrepareDisplay:
     def __exit__(self, *details: object) -> None:
         self._close_bar()
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Show one event."""
-        if hasattr(event, "total"):  # Downloading, Working
-            label = getattr(event, "text", "downloading")
-            if self.bar is None or self.bar.label != label:
+        match event:
+            case Stage(text=text):
                 self._close_bar()
-                self.bar = Bar(label, self.quiet, download=not hasattr(event, "text")).__enter__()
-            self.bar(event.done, event.total)
-            return
-        self._close_bar()
-        note(event.text, self.quiet)
+                note(text, self.quiet)
+            case Downloading(done=done, total=total):
+                self._open_bar("downloading", download=True)(done, total)
+            case Working(text=text, done=done, total=total):
+                self._open_bar(text)(done, total)
+
+    def _open_bar(self, label: str, download: bool = False) -> Bar:
+        if self.bar is None or self.bar.label != label:
+            self._close_bar()
+            self.bar = Bar(label, self.quiet, download=download).__enter__()
+        return self.bar
 
     def _close_bar(self) -> None:
         if self.bar:
@@ -52,27 +62,26 @@ class PrepareDisplay:
             self.bar = None
 
 
-def prepared(folder: object, manifest: Any, quiet: bool) -> None:
-    """What `prepare` made: sizes and leakage."""
+def prepared(folder: Path, manifest: "Manifest", quiet: bool) -> None:
+    """Print what `prepare` made: sizes and leakage."""
     if quiet:
         return
-    counts, leakage = manifest.counts, manifest.leakage
+    counts, made = manifest.counts, manifest.tokenizer
     table = Table(title=f"{folder}: {manifest.corpus}", title_justify="left")
     for column in ("split", "pairs", "sources", "targets", "source in train", "target in train"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name in ("train", "valid", "test"):
         part = getattr(manifest.splits, name)
         row = [name, f"{part.pairs:,}", f"{part.distinct_sources:,}", f"{part.distinct_targets:,}"]
-        leak = getattr(leakage, name, None)
+        leak = getattr(manifest.leakage, name, None)
         table.add_row(*row, *([f"{leak.source:.1%}", f"{leak.target:.1%}"] if leak else ["", ""]))
     console = standard_error()
     console.print(table)
-    pieces = manifest.tokenizer
-    sizes = f"{pieces.source_size:,}"
-    if pieces.target_size != pieces.source_size or pieces.kind == "word":
-        sizes += f" + {pieces.target_size:,}"
+    sizes = f"{made.source_size:,}"
+    if made.target_size != made.source_size or made.kind == "word":
+        sizes += f" + {made.target_size:,}"
     dropped = f"{counts.blank:,} blank and {counts.duplicates:,} duplicate pairs"
-    console.print(f"{counts.read:,} pairs read, {dropped}; {pieces.kind} tokenizer, {sizes} pieces")
+    console.print(f"{counts.read:,} pairs read, {dropped}; {made.kind} tokenizer, {sizes} tokens")
 
 
 # ------------------------------------------------------------------------------------------------------------ train

@@ -59,9 +59,9 @@ def evaluate(
 
 
 def _own_pairs(source: Path, reference: Path) -> "list[Pair]":
-    from projtrans.data.corpus import read_sides
+    from projtrans.data.corpus import read_parallel
 
-    pairs = list(read_sides(source, reference))
+    pairs = list(read_parallel(source, reference))
     if not pairs:
         raise DataError(f"{source}: no sentence pair in it")
     return pairs

@@ -1,9 +1,11 @@
 """The options of the commands, each described once. Knows nothing of what they do."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
+
+from projtrans.data import corpora
 
 
 def _option(
@@ -39,7 +41,7 @@ Run = Annotated[Path | None, _argument("A run folder [default: runs/latest].", "
 # prepare
 Corpus = Annotated[
     str | None,
-    _argument("phrasebook (bundled; the default), tatoeba-spa-eng, or a .tsv or .tsv.gz file.", "CORPUS"),
+    _argument(f"{corpora.CHOICES} [default: {corpora.BUNDLED}].", "CORPUS"),
 ]
 
 OutputFolder = Annotated[Path | None, _option("Folder to write [default: data/NAME].", "--output", "-o", metavar="DIR")]
@@ -57,7 +59,7 @@ Archive = Annotated[
     _option("A local Tatoeba archive, instead of a download (PROJTRANS_TATOEBA does the same).", metavar="FILE"),
 ]
 
-Direction = Annotated[str | None, _option("forward, backward, en-es or es-en.", metavar="WAY")]
+Direction = Annotated[str | None, _option(f"{', '.join(get_args(corpora.Direction))}.", metavar="WAY")]
 
 Split = Annotated[str | None, _option("grouped (nothing leaks) or random (the paper's).", metavar="HOW")]
 

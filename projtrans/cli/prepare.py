@@ -1,13 +1,9 @@
 """The command `prepare`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from projtrans.cli import options as o
 from projtrans.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 
 def prepare(
@@ -27,7 +23,7 @@ def prepare(
     threads: o.PrepareThreads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Make training data of a corpus: read it strictly, split it, train its tokenizer.
+    """Prepare training data from a corpus: read it strictly, split it, train its tokenizer.
 
     Settings come from --config, or from the configuration shipped for the corpus.
 
@@ -36,22 +32,20 @@ def prepare(
     from projtrans.cli import displays
     from projtrans.data import prepare as preparing
     from projtrans.data.data_folder import default_folder
-    from projtrans.runs import run_setup
 
     flags = {"name": corpus, "direction": direction, "split": split, "seed": seed}
     flags |= {"tokenizer": tokenizer, "vocab_size": vocab_size}
-    sides = _ready_made({"train": train_sides, "valid": valid_sides, "test": test_sides}, corpus)
-    given = {key: value for key, value in flags.items() if value is not None}
-    wanted = preparing.named(run_setup.corpus_config(config, given, bundled=sides is None), sides)
+    files = _ready_made({"train": train_sides, "valid": valid_sides, "test": test_sides}, corpus)
+    wanted = preparing.wanted(config, {key: value for key, value in flags.items() if value is not None}, files)
     folder = output or default_folder(wanted)
     with displays.PrepareDisplay(quiet) as display:
-        manifest = preparing.prepare(wanted, folder, archive=archive, files=sides, force=force, report=display)
+        manifest = preparing.prepare(wanted, folder, archive=archive, files=files, force=force, report=display)
     displays.prepared(folder, manifest, quiet)
 
 
-def _ready_made(sides: dict[str, tuple[Path, Path] | None], corpus: str | None) -> dict[str, tuple[Path, Path]] | None:
-    given = {name: files for name, files in sides.items() if files is not None}
-    missing = [f"--{name}" for name in sides if name not in given]
+def _ready_made(splits: dict[str, tuple[Path, Path] | None], corpus: str | None) -> dict[str, tuple[Path, Path]] | None:
+    given = {name: files for name, files in splits.items() if files is not None}
+    missing = [f"--{name}" for name in splits if name not in given]
     if given and missing:
         raise ConfigError(f"prepare: ready-made splits need --train, --valid and --test; {', '.join(missing)} missing")
     if given and corpus is not None:

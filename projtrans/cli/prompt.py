@@ -133,10 +133,10 @@ class Session:
             if not tokens or not columns:
                 continue
             (weights_LHTS,) = self._with_torch().cross_attention([part.source], [tokens])
-            rows = tokenizer.pieces_target(tokens)
+            rows = tokenizer.target_tokens(tokens)
             width, blocks = console.message_columns(), console.shows_blocks()
             for title, weights_TS in _chosen(weights_LHTS, value):
-                pieces = tokenizer.pieces_source(columns)[: weights_TS.shape[1]]
+                pieces = tokenizer.source_tokens(columns)[: weights_TS.shape[1]]
                 lines = heatmap(weights_TS.tolist(), rows, pieces, width=width, blocks=blocks)
                 console.lines([title, *lines])
 

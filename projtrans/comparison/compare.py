@@ -15,7 +15,8 @@ from typing import Any
 from projtrans import files
 from projtrans.comparison.systems import LoadedRun, Side, grouped, labels, side_of
 from projtrans.comparison.timing import TimeRatio, time_ratios
-from projtrans.data.corpus import KNOWN, CorpusConfig, Pair
+from projtrans.data.corpora import examples
+from projtrans.data.corpus import CorpusConfig, Pair
 from projtrans.data.data_folder import read_split
 from projtrans.errors import ConfigError, DataError
 from projtrans.evaluation.evaluate import evaluate
@@ -29,23 +30,8 @@ from projtrans.runs.settings import differing, of_run
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-ENGLISH = (
-    "Let me go alone.",  # the one prompt of the paper that is known; the others are ours
-    "My sister painted the kitchen door green.",
-    "Where can I buy a ticket to the museum?",
-    "The doctor told us to wait until Friday.",
-    "We will not sell the house by the lake.",
-    "Do you remember the song that he sang yesterday?",
-)
-
-SPANISH = (
-    "Dejadme ir sola a la estación.",
-    "Mi hermana pintó de verde la puerta de la cocina.",
-    "¿Dónde puedo comprar una entrada para el museo?",
-    "El médico nos dijo que esperáramos hasta el viernes.",
-    "No venderemos la casa del lago.",
-    "¿Recuerdas la canción que él cantó ayer?",
-)
+PROMPTS = 6
+"""Sentences translated side by side, where none are named and the corpus has no examples."""
 
 
 # ----------------------------------------------------------------------------------------------------------- results
@@ -207,9 +193,7 @@ def _translated(
 
 
 def _prompts(corpus: CorpusConfig, pairs: Sequence[Pair]) -> list[str]:
-    if corpus.name in KNOWN:
-        return list(SPANISH if corpus.backward else ENGLISH)
-    return list(dict.fromkeys(pair.source for pair in pairs))[: len(ENGLISH)]
+    return list(examples(corpus.name, corpus.direction) or dict.fromkeys(pair.source for pair in pairs))[:PROMPTS]
 
 
 def _score(member: LoadedRun, translator: Translator, report: Report) -> list[str]:

@@ -1,6 +1,9 @@
-"""manifest.json of a data folder: where its pairs come from, how many there are, and whether they are the ones wanted.
+"""A data folder, read: its manifest, splits and tokenizer, and whether it is what a configuration asks for.
 
-Knows no text; prepare.py writes it.
+    data/NAME/   manifest.json   {train,valid,test}.{src,tgt}   tokenizer.model (or tokenizer.{src,tgt}.model)
+                 {train,valid,test}.ids   the pairs as token ids (encoded_corpus.py)
+
+Knows nothing of where pairs come from; prepare.py writes the folder.
 """
 
 import dataclasses
@@ -10,64 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from projtrans.config import build
-from projtrans.data.corpus import (
-    KNOWN,
-    SPLITS,
-    CorpusConfig,
-    Leakage,
-    Pair,
-    read_sides,
-)
+from projtrans.data.corpora import CORPORA
+from projtrans.data.corpus import SPLITS, CorpusConfig, Pair, read_parallel
 from projtrans.data.encoded_corpus import Prepared, open_prepared
 from projtrans.data.events import Report, Stage, Working
+from projtrans.data.splitting import Leakage
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import ConfigError, DataError
-
-
-def default_folder(config: CorpusConfig, root: Path = Path("data")) -> Path:
-    """Where the corpus is prepared unless told otherwise; a name with a `/` that is no table is a folder itself."""
-    if config.folder is not None:
-        return Path(config.folder)
-    if "/" in config.name and not config.is_table:
-        return Path(config.name)
-    return root / config.folder_name
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def read_split(folder: Path, name: str) -> list[Pair]:
-    """The pairs of one split (train, valid or test) in the order of its files."""
-    return list(read_sides(folder / f"{name}.src", folder / f"{name}.tgt"))
-
-
-def open_splits(folder: Path, tokenizer: Tokenizer, report: Report) -> dict[str, Prepared]:
-    """The splits with their encodings, all of it on the disk; encodings that do not fit are made anew.
-
-    Raises DataError where there is no prepared corpus.
-    """
-
-    def encoding(done: int, total: int) -> None:
-        report(Working(text="encoding", done=done, total=total))
-
-    def note(text: str) -> None:
-        report(Stage(text=text))
-
-    return {name: open_prepared(folder, name, tokenizer, encoding, note) for name in SPLITS}
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a prepared folder; raises DataError when it is not the one that the manifest tells of."""
-    tokenizer, manifest = Tokenizer.load(folder), load_manifest(folder)
-    if tokenizer.checksum != manifest.tokenizer.checksum:
-        names = ", ".join(tokenizer.file_names)
-        raise DataError(f"{folder}: {names} changed since prepared; prepare again with --force")
-    return tokenizer
-
 
 FORMAT = 1
 
 MANIFEST = "manifest.json"
+
+
+# --------------------------------------------------------------------------------------------------- the manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +61,7 @@ class SplitReport:
 
 @dataclass(frozen=True, kw_only=True)
 class LeakageReport:
-    """What of the held-out splits stands in the training split."""
+    """How much of the held-out splits occurs in the training split."""
 
     valid: Leakage
     test: Leakage
@@ -110,7 +69,7 @@ class LeakageReport:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerReport:
-    """The tokenizer as trained; a small corpus fills less than the vocabulary asked for."""
+    """The tokenizer as trained; a small corpus may not fill the vocabulary asked for."""
 
     kind: str
     source_size: int
@@ -125,7 +84,7 @@ class Manifest:
     format: int
     version: str
     corpus: str
-    origin: str  # phrasebook, tatoeba-spa-eng, table or sides
+    origin: str  # the name of a known corpus, table, or sides (ready-made splits)
     config: CorpusConfig
     sources: dict[str, str]  # checksum of every file that the pairs were read from
     counts: Counts
@@ -163,17 +122,17 @@ def _manifest(raw: dict[str, Any], path: Path) -> Manifest:
 
 
 def differences(manifest: Manifest, config: CorpusConfig) -> list[str]:
-    """Where the prepared data are not what the configuration asks for, in words.
+    """In words, where the prepared data are not what the configuration asks for.
 
-    `max_length` and `overlong` act in training and leave the folder as it is; `split` and `seed` do nothing to
+    `max_length` and `overlong` apply in training and leave the folder as it is; `split` and `seed` do not affect
     ready-made splits.
     """
-    there, wanted = _essence(manifest.config), _essence(config)
+    found, wanted = _essence(manifest.config), _essence(config)
     if _same_corpus(manifest.config, config):
-        del there["corpus"]
-    keys = [key for key in there if not (manifest.origin == "sides" and key in ("split", "seed"))]
+        del found["corpus"]
+    keys = [key for key in found if not (manifest.origin == "sides" and key in ("split", "seed"))]
     return [
-        f"{key} is {there[key]}, the configuration asks for {wanted[key]}" for key in keys if there[key] != wanted[key]
+        f"{key} is {found[key]}, the configuration asks for {wanted[key]}" for key in keys if found[key] != wanted[key]
     ]
 
 
@@ -188,8 +147,49 @@ def _essence(config: CorpusConfig) -> dict[str, object]:
     }
 
 
-def _same_corpus(there: CorpusConfig, wanted: CorpusConfig) -> bool:
+def _same_corpus(found: CorpusConfig, wanted: CorpusConfig) -> bool:
     """A table may be named by its file or by its folder; the named corpora by their names only."""
-    if there.name in KNOWN or wanted.name in KNOWN:
-        return there.name == wanted.name
-    return there.folder_name == wanted.folder_name
+    if found.name in CORPORA or wanted.name in CORPORA:
+        return found.name == wanted.name
+    return found.folder_name == wanted.folder_name
+
+
+# ----------------------------------------------------------------------------------------------------- the folder
+
+
+def default_folder(config: CorpusConfig, root: Path = Path("data")) -> Path:
+    """Where the corpus is prepared by default; a name with a `/` that is not a corpus file is a folder itself."""
+    if config.folder is not None:
+        return Path(config.folder)
+    if "/" in config.name and config.ending is None:
+        return Path(config.name)
+    return root / config.folder_name
+
+
+def read_split(folder: Path, name: str) -> list[Pair]:
+    """The pairs of one split (train, valid or test) in the order of its files."""
+    return list(read_parallel(folder / f"{name}.src", folder / f"{name}.tgt"))
+
+
+def open_splits(folder: Path, tokenizer: Tokenizer, report: Report) -> dict[str, Prepared]:
+    """The splits with their encodings, all of them on the disk; an encoding that does not fit is made anew.
+
+    Raises DataError where there is no prepared corpus.
+    """
+
+    def encoding(done: int, total: int) -> None:
+        report(Working(text="encoding", done=done, total=total))
+
+    def note(text: str) -> None:
+        report(Stage(text=text))
+
+    return {name: open_prepared(folder, name, tokenizer, encoding, note) for name in SPLITS}
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a prepared folder; raises DataError when it is not the one recorded in the manifest."""
+    tokenizer, manifest = Tokenizer.load(folder), load_manifest(folder)
+    if tokenizer.checksum != manifest.tokenizer.checksum:
+        names = ", ".join(tokenizer.file_names)
+        raise DataError(f"{folder}: {names} changed since prepared; prepare again with --force")
+    return tokenizer

@@ -1,13 +1,13 @@
-"""Sentence pairs in pieces: encoded once, kept beside their text, mapped into memory by whoever wants them.
+"""Sentence pairs as token ids: encoded once, kept beside their text, mapped into memory when used.
 
     data/NAME/{train,valid,test}.ids
         4,096 bytes   a JSON object: what was encoded by which tokenizer, and the checksum of the rest
         int64         where every source begins among the source ids, and where the last one ends
-        int64         the same of the targets
-        uint16        source ids, each sentence with its end; then target ids (uint32 for more than 65,536 pieces)
+        int64         the same for the targets
+        uint16        source ids, EOS included; then target ids, without (uint32 for more than 65,536 tokens)
 
-All numbers are little-endian. An encoding is used where tokenizer, text and checksum are what they should be, and made
-anew otherwise. Knows text and ids, no batches and no model.
+All numbers are little-endian. An encoding is used where tokenizer, text and checksum match, and made anew otherwise.
+Knows text and ids, no batches and no model.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from projtrans.data.corpus import WINDOW, Pair, Pairs, Progress
+from projtrans.data.corpus import CHUNK, Pair, Pairs, Progress
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import DataError
 from projtrans.files import checksum, replacing
@@ -28,14 +28,14 @@ from projtrans.sequences import Lines, Ragged
 FORMAT = 1
 
 SAMPLED = 4096
-"""Pairs sampled between two reports: a tenth of a second or so."""
+"""Pairs sampled between two reports, which takes about a tenth of a second."""
 
 HEADER = 4096
-"""Bytes of the JSON object, filled up with spaces."""
+"""Bytes of the JSON object, padded with spaces."""
 
 
 class Prepared(Pairs):
-    """The pairs of a prepared split, with their encoding by `tokenizer` (its checksum)."""
+    """The pairs of a prepared split with their encodings (source, target) by the tokenizer of checksum `tokenizer`."""
 
     def __init__(self, texts: tuple[Lines, Lines], encoded: tuple[Ragged, Ragged], tokenizer: str) -> None:
         super().__init__(*texts)
@@ -48,28 +48,28 @@ class Prepared(Pairs):
 def sample(
     tokenizer: Tokenizer, pairs: Sequence[Pair], dropout: float, seed: int, epoch: int, report: Progress
 ) -> tuple[Ragged, Ragged]:
-    """All pairs with dropout of subwords: each side a function of tokenizer, dropout, seed, epoch and row alone.
+    """All pairs encoded with subword dropout: a function of tokenizer, dropout, seed, epoch and row alone.
 
-    report: called with the pairs that are done.
+    report: called with the number of pairs done.
     """
     sources: list[Ragged] = []
     targets: list[Ragged] = []
     for first in range(0, len(pairs), SAMPLED):
-        window = pairs[first : first + SAMPLED]
-        for side, sampler, found in ((0, tokenizer.sample_source, sources), (1, tokenizer.sample_target, targets)):
-            seeds = [_seed(f"{seed} {epoch} {row} {side}") for row in range(first, first + len(window))]
-            found.append(Ragged.of(sampler([pair[side] for pair in window], dropout, seeds)))
-        report(first + len(window))
+        chunk = pairs[first : first + SAMPLED]
+        for which, sampler, found in ((0, tokenizer.sample_source, sources), (1, tokenizer.sample_target, targets)):
+            seeds = [_seed(f"{seed} {epoch} {row} {which}") for row in range(first, first + len(chunk))]
+            found.append(Ragged.of(sampler([pair[which] for pair in chunk], dropout, seeds)))
+        report(first + len(chunk))
     return Ragged.joined(sources), Ragged.joined(targets)
 
 
 def _seed(text: str) -> int:
-    """31 bits: SentencePiece takes the largest number of 32 bits for none."""
+    """31 bits: SentencePiece takes the largest number of 32 bits to mean no seed."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
 
 def keep(folder: Path, name: str, tokenizer: Tokenizer, report: Progress = lambda done: None) -> None:
-    """Write the encoding of a split beside its text; reports sentences of both sides that are done."""
+    """Write the encoding of a split beside its text; reports the sentences done, of 2N for N pairs."""
     texts = _texts(folder, name)
     with replacing(_path(folder, name)) as temporary, temporary.open("rb+") as file:
         _write(file, texts, tokenizer, _record(folder, name, tokenizer), report)
@@ -82,10 +82,10 @@ def open_prepared(
     report: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
-    """A split with its encoding, which is made where there is none that fits.
+    """A split with its encoding, which is made where none fits.
 
-    Raises DataError where the text is missing or its sides differ in length. Where the folder cannot be written in, the
-    encoding goes into a temporary file for this once, and `note` is told.
+    Raises DataError where a text is missing or source and target differ in length. Where the folder is not writable,
+    the encoding goes into a temporary file for this process only, and `note` receives a line that says so.
     """
     encoded = _read(_path(folder, name), _record(folder, name, tokenizer))
     texts = _texts(folder, name, checked=encoded is None)
@@ -123,7 +123,7 @@ def _texts(folder: Path, name: str, checked: bool = True) -> tuple[Lines, Lines]
 
 
 def _record(folder: Path, name: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What an encoding says of itself where it fits."""
+    """What the header of an encoding that fits must contain."""
     try:
         text = [checksum(folder / f"{name}.{ending}") for ending in ("src", "tgt")]
     except OSError as error:
@@ -142,13 +142,13 @@ def _write(
     count = len(texts[0])
     starts_2N = np.zeros((2, count + 1), "<i8")
     file.seek(HEADER + starts_2N.nbytes)
-    for side, encoder in enumerate((tokenizer.encode_source, tokenizer.encode_target)):
-        for first in range(0, count, WINDOW):
-            window = Ragged.of(encoder(texts[side][first : first + WINDOW]))
-            file.write(window.ids_P.astype(record["type"]).tobytes())
-            last = first + len(window)
-            starts_2N[side, first + 1 : last + 1] = starts_2N[side, first] + window.starts_N[1:]
-            report(side * count + last)
+    for which, encoder in enumerate((tokenizer.encode_source, tokenizer.encode_target)):
+        for first in range(0, count, CHUNK):
+            chunk = Ragged.of(encoder(texts[which][first : first + CHUNK]))
+            file.write(chunk.ids_P.astype(record["type"]).tobytes())
+            last = first + len(chunk)
+            starts_2N[which, first + 1 : last + 1] = starts_2N[which, first] + chunk.starts_N[1:]
+            report(which * count + last)
     file.seek(HEADER)
     file.write(starts_2N.tobytes())
     header = json.dumps(record | {"pairs": count, "checksum": _digest(file)}).encode()
@@ -158,20 +158,20 @@ def _write(
 
 
 def _digest(file: IO[bytes]) -> str:
-    """SHA-256 of everything behind the header."""
+    """SHA-256 of everything after the header."""
     file.flush()
     file.seek(HEADER)
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any readable file is one
 
 
 def _read(path: Path, record: dict[str, Any]) -> tuple[Ragged, Ragged] | None:
-    """The encoding in the file, if it is whole and fits the record."""
+    """The encoding in the file, if it is complete and fits the record."""
     try:
         with path.open("rb") as file:
             found = _header(file)
             fits = record.items() <= found.items() and found["checksum"] == _digest(file)
             return _map(file) if fits else None
-    except (OSError, ValueError, TypeError, KeyError):  # missing, or damaged in the header
+    except (OSError, ValueError, TypeError, KeyError):  # missing, or a damaged header
         return None
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is being done now, in words."""
+    """The stage that begins now, in words."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Downloading:
-    """Bytes of the archive that have come, and bytes in all."""
+    """Bytes of the archive received, and bytes in total."""
 
     done: int
     total: int
@@ -21,7 +21,7 @@ class Downloading:
 
 @dataclass(frozen=True, kw_only=True)
 class Working:
-    """Pairs or sentences that are done in the present stage, and all (None: nobody knows yet)."""
+    """Pairs or sentences done in the current stage, and their total (None: not known yet)."""
 
     text: str
     done: int

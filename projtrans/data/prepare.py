@@ -1,42 +1,31 @@
-"""The command `prepare`: a corpus becomes a data folder with splits, tokenizer and manifest.
+"""The command `prepare`: a corpus becomes a data folder with splits, tokenizer and manifest (data_folder.py).
 
-    data/NAME/   manifest.json   {train,valid,test}.{src,tgt}   tokenizer.model (or tokenizer.{src,tgt}.model)
-                 {train,valid,test}.ids   the pairs in pieces (encoding.py)
-
-The folder is built beside its place and moved there at the end, so it is whole or as it was before. The text passes
+The folder is built beside its place and moved there at the end, so it is complete or as it was before. The text passes
 through memory line by line. Knows no model; reports events through a callable and prints nothing.
 """
 
-import contextlib
-import dataclasses
 import difflib
 import importlib.metadata
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from projtrans.data import phrasebook, tatoeba
+from projtrans.config import build, find, read_yaml
+from projtrans.data import corpora
+from projtrans.data.corpora import CORPORA, FORMATS
 from projtrans.data.corpus import (
-    KNOWN,
     SPLITS,
-    WINDOW,
     Corpus,
     CorpusConfig,
     Progress,
     SentenceHashes,
-    Splits,
     collect,
-    distinct,
-    labels,
-    leakage,
-    parse_table,
-    read_sides,
-    read_table,
-    split,
+    hashed,
+    read_parallel,
+    watched,
 )
 from projtrans.data.data_folder import (
     FORMAT,
@@ -51,12 +40,38 @@ from projtrans.data.data_folder import (
     load_manifest,
 )
 from projtrans.data.encoded_corpus import keep
-from projtrans.data.events import Downloading, Report, Stage, Working
+from projtrans.data.events import Report, Stage, Working
+from projtrans.data.splitting import Splits, distinct, leakage, split
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import ConfigError, DataError
-from projtrans.files import checksum, decode_lines, write_json, write_lines
+from projtrans.files import checksum, replacing_folder, write_json, write_lines
 
-Sides = Mapping[str, tuple[Path, Path]]
+ReadyMade = Mapping[str, tuple[Path, Path]]
+"""Source and target file of each of train, valid and test."""
+
+
+# -------------------------------------------------------------------------------------------------- what is wanted
+
+
+def wanted(config_name: str | None, flags: dict[str, Any], files: ReadyMade | None) -> CorpusConfig:
+    """The corpus section of a configuration (by default the one shipped for the corpus), with flags on top.
+
+    Where nothing is named and no ready-made splits are given, the bundled corpus is meant.
+    """
+    corpus = flags.get("name", corpora.BUNDLED if files is None else "")
+    name = config_name or corpora.shipped_configuration(corpus)
+    section = read_yaml(find(name)).get("corpus") if name else {}
+    raw = section | flags if isinstance(section, dict) else section or flags
+    return named(build(CorpusConfig, raw, "corpus"), files)
+
+
+def named(config: CorpusConfig, files: ReadyMade | None) -> CorpusConfig:
+    """The configuration under the name of its data: ready-made splits are called after their training source."""
+    if files is None or config.name not in CORPORA:
+        return config
+    name = files["train"][0].name.removesuffix(".gz").partition(".")[0]
+    own = name not in ("", *SPLITS, *CORPORA)
+    return replace(config, name=name if own else "custom", direction="backward" if config.backward else "forward")
 
 
 # -------------------------------------------------------------------------------------------------------- preparing
@@ -67,42 +82,52 @@ def prepare(
     folder: Path,
     *,
     archive: Path | None = None,
-    files: Sides | None = None,
+    files: ReadyMade | None = None,
     force: bool = False,
     report: Report = lambda event: None,
 ) -> Manifest:
     """Prepare the corpus in `folder`, or find it prepared there already.
 
-    `files` gives ready-made splits: source and target file for each of train, valid and test. Raises ConfigError when
-    the folder holds something else and `force` is not set, DataError for what is wrong with the files.
+    `files` gives ready-made splits. Raises ConfigError when the folder holds something else and `force` is not set,
+    DataError for what is wrong with the files.
     """
     config = named(config, files)
     if not force and (folder / MANIFEST).exists():
         return _as_prepared(config, folder, archive, files)
     _refuse_foreign(folder)
     origin = _origin(config, folder, files)
-    with _building(folder) as built:
-        manifest = _build(config, origin, built, archive, files, report)
-        write_json(built / MANIFEST, dataclasses.asdict(manifest))
+    with replacing_folder(folder) as built:
+        if files is None:
+            sources, counts, splits = _read_and_split(config, archive, built.parent, report)
+        else:
+            sources, counts, splits = _read_ready_made(files, built.parent, report)
+        if config.backward:
+            splits = splits.swapped()
+        tokenizer = _train_tokenizer(config, splits, report)
+        manifest = Manifest(
+            format=FORMAT,
+            version=_version(),
+            corpus=config.folder_name,
+            origin=origin,
+            config=config,
+            sources=sources,
+            counts=counts,
+            splits=SplitReport(**{name: _split_counts(part) for name, part in splits.by_name().items()}),
+            leakage=LeakageReport(**leakage(splits)),
+            tokenizer=_tokenizer_report(tokenizer),
+            files=_write(built, splits, tokenizer, report),
+        )
+        write_json(built / MANIFEST, asdict(manifest))
     return manifest
 
 
-def named(config: CorpusConfig, files: Sides | None) -> CorpusConfig:
-    """The configuration under the name that its data go by: ready-made splits take that of their training source."""
-    if files is None or config.name not in KNOWN:
-        return config
-    name = files["train"][0].name.removesuffix(".gz").partition(".")[0]
-    direction: Literal["forward", "backward"] = "backward" if config.backward else "forward"
-    return dataclasses.replace(config, name="custom" if name in ("", *SPLITS, *KNOWN) else name, direction=direction)
-
-
-def _origin(config: CorpusConfig, folder: Path, files: Sides | None) -> str:
-    """Where the pairs come from: a known corpus, a table, or the two sides of ready-made splits."""
+def _origin(config: CorpusConfig, folder: Path, files: ReadyMade | None) -> str:
+    """Where the pairs come from: a named corpus, a file, or ready-made splits."""
     if files is not None:
         return "sides"
-    if config.is_table:
-        return "table"
-    if config.name in KNOWN:
+    if config.ending is not None:
+        return FORMATS[config.ending].origin
+    if config.name in CORPORA:
         return config.name
     raise ConfigError(f"corpus '{config.name}': {_unknown(config.name, folder)}")
 
@@ -112,103 +137,39 @@ def _unknown(name: str, folder: Path) -> str:
     if (folder / MANIFEST).exists():
         return f"{folder} does not say where its files are; name them again (a .tsv file, or --train, --valid, --test)"
     if Path(name).is_file():
-        return "not a corpus file; it must be tab-separated and its name must end in .tsv or .tsv.gz"
-    close = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5)
-    meant = f"did you mean {close[0]}?" if close else f"known are {' and '.join(KNOWN)}"
-    return f"neither known nor prepared in {folder}; {meant} (a file must end in .tsv or .tsv.gz)"
-
-
-def _build(
-    config: CorpusConfig, origin: str, folder: Path, archive: Path | None, files: Sides | None, report: Report
-) -> Manifest:
-    if files is None:
-        sources, counts, splits = _read_and_split(config, origin, archive, folder.parent, report)
-    else:
-        sources, counts, splits = _read_ready_made(config, files, folder.parent, report)
-    if config.backward:
-        turned = {name: getattr(splits, name).turned() for name in SPLITS}
-        splits = dataclasses.replace(splits, **turned)
-    tokenizer = _train_tokenizer(config, splits, report)
-    report(Stage(text="writing"))
-    tokenizer.save(folder)
-    for name in SPLITS:
-        part: Corpus = getattr(splits, name)
-        for ending, lines in (("src", part.sources), ("tgt", part.targets)):
-            write_lines(folder / f"{name}.{ending}", _watched(lines, _progress("writing", len(lines), report)))
-    manifest_files = {path.name: checksum(path) for path in sorted(folder.iterdir())}
-    report(Stage(text="encoding"))
-    for name in SPLITS:
-        keep(folder, name, tokenizer, _progress("encoding", 2 * len(getattr(splits, name)), report))
-    return Manifest(
-        format=FORMAT,
-        version=_version(),
-        corpus=config.folder_name,
-        origin=origin,
-        config=config,
-        sources=sources,
-        counts=counts,
-        splits=SplitReport(**{name: _split_counts(getattr(splits, name)) for name in SPLITS}),
-        leakage=LeakageReport(**leakage(splits)),
-        tokenizer=TokenizerReport(
-            kind=tokenizer.kind,
-            source_size=tokenizer.source_size,
-            target_size=tokenizer.target_size,
-            checksum=tokenizer.checksum,
-        ),
-        files=manifest_files,
-    )
-
-
-def _progress(text: str, total: int | None, report: Report) -> Progress:
-    return lambda done: report(Working(text=text, done=done, total=total))
-
-
-def _watched(lines: Iterable[str], report: Progress) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        yield line
-        if number % WINDOW == 0:
-            report(number)
+        return f"not a corpus file; it must be {corpora.FILES}"
+    close = difflib.get_close_matches(name, CORPORA, n=1, cutoff=0.5)
+    meant = f"did you mean {close[0]}?" if close else f"known are {corpora.KNOWN}"
+    return f"neither known nor prepared in {folder}; {meant} (a file must end in {corpora.ENDINGS})"
 
 
 def _read_and_split(
-    config: CorpusConfig, origin: str, archive: Path | None, room: Path, report: Report
+    config: CorpusConfig, archive: Path | None, room: Path, report: Report
 ) -> tuple[dict[str, str], Counts, Splits]:
+    """Checksums of the files that were read, what became of their pairs, and the splits."""
     report(Stage(text=f"reading {config.name}"))
-    reading = _progress("reading", None, report)
-    groups: list[str] | None = None
-    sources: dict[str, str] = {}
-    if origin == "phrasebook":
-        phrases = phrasebook.phrases()
-        corpus = collect(((phrase.source, phrase.target) for phrase in phrases), origin, room)
-        groups = [phrase.group for phrase in phrases]
-    elif origin == "table":
-        table = Path(config.name)
-        corpus, sources = read_table(table, room, reading), {"table": checksum(table)}
-    else:
-        archive = tatoeba.find(archive, report=lambda done, total: report(Downloading(done=done, total=total)))
-        data, name = tatoeba.pairs_file(archive)
-        corpus, sources = parse_table(decode_lines(data, name), name, room, reading), {"archive": checksum(archive)}
+    text = corpora.read(config.name, archive, report)
+    corpus = collect(text.pairs, text.name, room, _progress("reading", None, report))
     report(Stage(text=f"splitting {len(corpus):,} pairs"))
-    read, blank, rows = len(corpus), corpus.blank, distinct(corpus.prints)
+    read, blank, rows = len(corpus), corpus.blank, distinct(corpus.hashes)
     corpus = corpus.take(rows)
-    label_N = None if groups is None else labels(groups)[rows]
+    label_N = None if text.groups is None else hashed(text.groups)[rows]
     try:
         splits = split(corpus, label_N, config.split, config.seed, _progress("splitting", len(rows), report))
     except DataError as error:
         raise DataError(f"{config.name}: {error}") from error
-    return sources, _counts(read, blank, len(rows), splits), splits
+    return _checksums(text.files), _counts(read, blank, len(rows), splits), splits
 
 
-def _read_ready_made(
-    config: CorpusConfig, files: Sides, room: Path, report: Report
-) -> tuple[dict[str, str], Counts, Splits]:
-    """The splits as they are but for blank pairs: duplicates stay, as whoever made the splits wanted them."""
+def _read_ready_made(files: ReadyMade, room: Path, report: Report) -> tuple[dict[str, str], Counts, Splits]:
+    """The splits as they are but for blank pairs: duplicates stay, since the user chose them."""
     report(Stage(text="reading ready-made splits"))
-    parts = [read_sides(*files[name], room, _progress("reading", None, report)) for name in SPLITS]
+    parts = [read_parallel(*files[name], room, _progress("reading", None, report)) for name in SPLITS]
     splits = Splits(train=parts[0], valid=parts[1], test=parts[2])
-    prints = SentenceHashes(*map(np.concatenate, zip(*(part.prints for part in parts), strict=True)))
+    hashes = SentenceHashes(*map(np.concatenate, zip(*(part.hashes for part in parts), strict=True)))
     blank = sum(part.blank for part in parts)
-    return _side_checksums(files), _counts(len(prints.source), blank, len(distinct(prints)), splits), splits
+    counts = _counts(len(hashes.source), blank, len(distinct(hashes)), splits)
+    return _checksums(_by_role(files)), counts, splits
 
 
 def _train_tokenizer(config: CorpusConfig, splits: Splits, report: Report) -> Tokenizer:
@@ -216,20 +177,56 @@ def _train_tokenizer(config: CorpusConfig, splits: Splits, report: Report) -> To
     return Tokenizer.train(config.tokenizer, splits.train.sources, splits.train.targets, config.vocab_size)
 
 
+def _write(folder: Path, splits: Splits, tokenizer: Tokenizer, report: Report) -> dict[str, str]:
+    """Write tokenizer, text and encodings; returns the checksums of all files but the encodings."""
+    report(Stage(text="writing"))
+    tokenizer.save(folder)
+    for name, part in splits.by_name().items():
+        for ending, lines in (("src", part.sources), ("tgt", part.targets)):
+            write_lines(folder / f"{name}.{ending}", watched(lines, _progress("writing", len(lines), report)))
+    checksums = _checksums({path.name: path for path in sorted(folder.iterdir())})
+    report(Stage(text="encoding"))
+    for name, part in splits.by_name().items():
+        keep(folder, name, tokenizer, _progress("encoding", 2 * len(part), report))
+    return checksums
+
+
+def _progress(text: str, total: int | None, report: Report) -> Progress:
+    return lambda done: report(Working(text=text, done=done, total=total))
+
+
+def _checksums(paths: Mapping[str, Path]) -> dict[str, str]:
+    return {role: checksum(path) for role, path in paths.items()}
+
+
+def _by_role(files: ReadyMade) -> dict[str, Path]:
+    """The files of ready-made splits by their name in the manifest: train.src, train.tgt, valid.src, ..."""
+    return {f"{name}.{role}": path for name in SPLITS for role, path in zip(("src", "tgt"), files[name], strict=True)}
+
+
 def _counts(read: int, blank: int, different: int, splits: Splits) -> Counts:
     return Counts(
         read=read + blank,
         blank=blank,
         duplicates=read - different,
-        kept=sum(len(getattr(splits, name)) for name in SPLITS),
+        kept=sum(map(len, splits.by_name().values())),
         groups=splits.groups,
         largest_group=splits.largest_group,
     )
 
 
 def _split_counts(part: Corpus) -> SplitCounts:
-    sources, targets = (len(np.unique(column)) for column in part.prints[:2])
+    sources, targets = (len(np.unique(column)) for column in part.hashes[:2])
     return SplitCounts(pairs=len(part), distinct_sources=sources, distinct_targets=targets)
+
+
+def _tokenizer_report(tokenizer: Tokenizer) -> TokenizerReport:
+    return TokenizerReport(
+        kind=tokenizer.kind,
+        source_size=tokenizer.source_size,
+        target_size=tokenizer.target_size,
+        checksum=tokenizer.checksum,
+    )
 
 
 def _version() -> str:
@@ -239,11 +236,11 @@ def _version() -> str:
         return "unknown"
 
 
-# ------------------------------------------------------------------------------------- what stands there, and moving
+# -------------------------------------------------------------------------------------------- what the folder holds
 
 
-def _as_prepared(config: CorpusConfig, folder: Path, archive: Path | None, files: Sides | None) -> Manifest:
-    """The manifest of a folder that already holds this very corpus, whole."""
+def _as_prepared(config: CorpusConfig, folder: Path, archive: Path | None, files: ReadyMade | None) -> Manifest:
+    """The manifest of a folder that already holds this very corpus, complete; raises an error for any other."""
     manifest = load_manifest(folder)
     different = [*differences(manifest, config), *_source_differences(manifest, config, archive, files)]
     if different:
@@ -263,66 +260,29 @@ def _agrees(path: Path, digest: str) -> bool:
 
 
 def _source_differences(
-    manifest: Manifest, config: CorpusConfig, archive: Path | None, files: Sides | None
+    manifest: Manifest, config: CorpusConfig, archive: Path | None, files: ReadyMade | None
 ) -> Iterator[str]:
-    """Where the files named now are not those that were prepared; a file not named, or gone, is not compared."""
-    named_now: dict[str, Path] = {}
+    """Where the files named now are not those that were prepared; an archive that is not named is not compared."""
+    given: dict[str, Path] = {}
     if files is not None:
-        named_now = _side_paths(files)
-    elif config.is_table:
-        named_now = {"table": Path(config.name)}
+        given = _by_role(files)
+    elif config.ending is not None:
+        given = {FORMATS[config.ending].origin: Path(config.name)}
     elif archive is not None:
-        named_now = {"archive": archive}
-    if manifest.origin == "sides" and files is None and config.is_table:
+        given = {"archive": archive}
+    if manifest.origin == "sides" and files is None and config.ending is not None:
         yield "it was made from ready-made splits"
         return
-    for role, path in named_now.items():
+    for role, path in given.items():
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         if manifest.sources.get(role) != checksum(path):
             yield f"{path} is not the {role} file it was made from"
 
 
-def _side_paths(files: Sides) -> dict[str, Path]:
-    return {f"{name}.{side}": path for name in SPLITS for side, path in zip(("src", "tgt"), files[name], strict=True)}
-
-
-def _side_checksums(files: Sides) -> dict[str, str]:
-    return {role: checksum(path) for role, path in _side_paths(files).items()}
-
-
 def _refuse_foreign(folder: Path) -> None:
-    """Never replace what is no data folder, whatever the flags say."""
+    """Never replace anything but a data folder, whatever the flags say."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: a file is in the way; choose another folder with -o")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise ConfigError(f"{folder}: holds other things than a prepared corpus; choose another folder with -o")
-
-
-@contextlib.contextmanager
-def _building(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder`, which takes its place on leaving without an error and is removed otherwise."""
-    try:
-        place = folder.resolve()  # renaming a link would leave the link where the folder was
-        place.parent.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        try:
-            (room / "new").mkdir()  # mkdtemp is closed to others, what is made by mkdir follows the umask
-            yield room / "new"
-            _exchange(room / "new", place, room / "old")
-        finally:
-            shutil.rmtree(room, ignore_errors=True)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise DataError(f"cannot write {folder}: {error.strerror or error}{where}") from error
-
-
-def _exchange(new: Path, folder: Path, old: Path) -> None:
-    try:
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise

@@ -1,7 +1,7 @@
-"""A text that is too long for a model, in parts that are not: cut where a reader would pause.
+"""Splits a text that is too long for a model where a reader would pause.
 
-At the ends of sentences; a sentence that is too long, at ; and :, then at commas, then at white space; only a word that
-is too long by itself, inside. Knows strings alone: what is too long, the caller says.
+It is cut at the ends of sentences; a sentence that is too long at ; and :, then at commas, then at white space; a word
+only where it is too long by itself. Knows strings alone: the caller says what is too long.
 """
 
 import re
@@ -19,25 +19,24 @@ PAUSES = [
 
 ABBREVIATION = re.compile(r"\b(mr|mrs|ms|dr|dra|prof|st|sr|sra|srta|ud|uds|vs|pp|[^\W\d_])$", re.IGNORECASE)
 
-LONGEST_ABBREVIATION = 8  # with what stands before it
-
+LONGEST_ABBREVIATION = 8  # characters, with the one before it
 
 LONGEST_WORD = 4096
-"""Characters of a word that are kept: more are none of a language, and would take hours."""
+"""Characters kept of a word: no language has longer ones, and splitting them would take hours."""
 
 _ENDLESS = re.compile(rf"(\S{{{LONGEST_WORD}}})\S+")
 
 
 def shortened(text: str) -> str:
-    """The text without what its words have beyond LONGEST_WORD."""
+    """The text with its words truncated to LONGEST_WORD characters."""
     return _ENDLESS.sub(r"\1", text)
 
 
 def split(text: str, fits: Callable[[str], bool], *, every_sentence: bool = False) -> list[str]:
-    """The text in parts that fit, in order; joined without anything between, they are the text.
+    """The text in parts that fit; concatenated, they are the text.
 
-    A text that fits is its own only part. A single character that does not fit stays as it is. No part is blank, where
-    the text is not. every_sentence: a text that fits is cut at the ends of its sentences too.
+    A text that fits is its own only part. A single character that does not fit stays as it is. No part is blank unless
+    the text is. every_sentence: a text that fits is cut at the ends of its sentences too.
     """
     if not every_sentence and fits(text):
         return [text]
@@ -46,13 +45,13 @@ def split(text: str, fits: Callable[[str], bool], *, every_sentence: bool = Fals
 
 
 def breaks_word(left: str, right: str) -> bool:
-    """Whether the border of two parts stands inside a word, where there is no pause."""
+    """Whether the border between two parts lies inside a word."""
     border = re.compile(rf"(\s|[。！？；：，、]{CLOSERS})$")
     return not (border.search(left[-10:]) or right[:1].isspace())
 
 
 def _halves(text: str, fits: Callable[[str], bool]) -> Iterator[str]:
-    """Cut at the strongest pause, of several the one nearest to the middle, until the parts fit."""
+    """Cut at the strongest pause, of several at the one nearest to the middle, until the parts fit."""
     begin, end = _spoken(text)
     if end - begin < 2 or fits(text):
         yield text
@@ -63,12 +62,12 @@ def _halves(text: str, fits: Callable[[str], bool]) -> Iterator[str]:
 
 
 def _spoken(text: str) -> tuple[int, int]:
-    """Where the white space at the beginning ends, and that at the end begins."""
+    """Where the leading white space ends, and where the trailing white space begins."""
     return len(text) - len(text.lstrip()), len(text.rstrip())
 
 
 def _inside(text: str, pause: re.Pattern[str]) -> list[int]:
-    """Where parts could begin, with something to say on either side."""
+    """Where parts could begin, with text on both sides of the cut."""
     begin, end = _spoken(text)
     return [match.end() for match in pause.finditer(text) if begin < match.start() and match.end() < end]
 
@@ -78,7 +77,7 @@ def _sentence_ends(text: str) -> list[int]:
 
 
 def _ends_sentence(text: str, place: int) -> bool:
-    """Whether a stop before the place is one: not after an abbreviation or an initial, nor in a clause."""
+    """Whether the stop before the place ends a sentence: not an abbreviation, an initial, nor before a small letter."""
     before = text[max(0, place - 40) : place].rstrip()
     word = before.rstrip(".")
     if text[place].islower():

@@ -1,6 +1,6 @@
-"""The Tatoeba English-Spanish archive: found on this machine, or downloaded once and kept.
+"""The Tatoeba English-Spanish archive: found on this machine, or downloaded once and cached.
 
-Yields the bytes of the pairs file inside the archive; how its lines are read is the business of `corpus`.
+Gives the bytes of the pairs file in the archive. Knows nothing of how its lines are read (corpora.py).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A file on the web that is known to the byte."""
+    """A file on the web, with the size and checksum that it must have."""
 
     url: str
     size: int
@@ -47,7 +47,7 @@ REMOTE = Remote(
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: below XDG_CACHE_HOME, or ~/.cache."""
+    """Where downloads are cached: below XDG_CACHE_HOME, or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "projtrans"
 
@@ -55,7 +55,7 @@ def cache_folder() -> Path:
 def find(archive: Path | None, *, report: Report, remote: Remote = REMOTE) -> Path:
     """The archive: `archive`, else the file PROJTRANS_TATOEBA names, else the cached one, else downloaded now.
 
-    `report` receives bytes done and bytes in all. Raises DataError, also when offline and not cached.
+    `report` receives bytes done and bytes in total. Raises DataError, also when offline and not cached.
     """
     named = os.environ.get(VARIABLE)
     if archive is not None or named:
@@ -74,7 +74,7 @@ def find(archive: Path | None, *, report: Report, remote: Remote = REMOTE) -> Pa
 def pairs_file(archive: Path) -> tuple[bytes, str]:
     """The bytes of the pairs file in the archive, and a name for it.
 
-    Any snapshot will do: `spa.txt` at the top or in a folder, newer ones with a third column (attribution).
+    Accepts any snapshot: `spa.txt` at the top or in a folder; newer ones have a third column (attribution).
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -82,7 +82,7 @@ def pairs_file(archive: Path) -> tuple[bytes, str]:
             if not names:
                 raise DataError(f"{archive}: no spa.txt in it, so this is not a spa-eng archive; {_WAYS_OUT}")
             return file.read(names[0]), f"{archive}:{names[0]}"
-    # RuntimeError: encrypted; NotImplementedError: a compression that zipfile does not have
+    # RuntimeError: encrypted; NotImplementedError: a compression that zipfile lacks
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{archive}: not a readable zip archive ({_reason(error)}); {_WAYS_OUT}") from error
 
@@ -91,7 +91,7 @@ def pairs_file(archive: Path) -> tuple[bytes, str]:
 
 
 def _download(remote: Remote, place: Path, report: Report) -> None:
-    """Fetch into `place`, by way of a `.part` file that a later call goes on from."""
+    """Download to `place`, by way of a `.part` file from which a later call resumes."""
     part = place.with_name(f"{place.name}.part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +104,10 @@ def _download(remote: Remote, place: Path, report: Report) -> None:
 
 
 def _accept(remote: Remote, part: Path, done: int, place: Path) -> None:
-    """Move the whole file to its place; raises DataError for one that is not whole, or another."""
+    """Move the downloaded file to its place; raises DataError for an incomplete file, and for another one."""
     if done < remote.size:
         stopped = f"the download stopped after {done:,} of {remote.size:,} bytes"
-        raise DataError(f"tatoeba-spa-eng: {stopped}; run the command again to go on from there, or {_WAYS_OUT}")
+        raise DataError(f"tatoeba-spa-eng: {stopped}; run the command again to resume it, or {_WAYS_OUT}")
     if done > remote.size or checksum(part) != remote.sha256:
         part.unlink()
         raise DataError(f"tatoeba-spa-eng: {remote.url} sent a file with another checksum (removed); {_WAYS_OUT}")
@@ -115,9 +115,9 @@ def _accept(remote: Remote, part: Path, done: int, place: Path) -> None:
 
 
 def _transfer(remote: Remote, part: Path, done: int, report: Report) -> int:
-    """Append what is missing to `part`, and say how many bytes it has then."""
+    """Append what is missing to `part`; returns its size in bytes."""
     with _response(remote, done) as response:
-        # 200 instead of 206: the server does not know ranges and sends the whole file
+        # 200 instead of 206: the server does not support ranges and sends the whole file
         done = done if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         with part.open("ab" if done else "wb") as file:
             report(done, remote.size)

@@ -1,7 +1,7 @@
-"""Text to ids and back, by SentencePiece.
+"""Text to token ids and back, by SentencePiece.
 
-Knows three kinds: `bpe` and `unigram` are one model for both sides; `word` is one model a side, the paper's. Knows no
-corpus and no translation model. Anything that is a Python string can be encoded.
+Three kinds: `bpe` and `unigram` are one model for source and target, `word` is a model for each, as in the paper. Any
+Python string can be encoded. Knows no corpus and no translation model.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from projtrans.files import replacing
 
 JOINT = ("tokenizer.model",)
 
-SIDES = ("tokenizer.src.model", "tokenizer.tgt.model")
+SEPARATE = ("tokenizer.src.model", "tokenizer.tgt.model")
 
 _SPECIAL = 4
 
 _BYTES = 256
 
-_TRAINING_LINES = 1_000_000  # more text changes the pieces little, and costs memory and minutes
+_TRAINING_LINES = 1_000_000  # more text changes the vocabulary little, and costs memory and minutes
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -48,7 +48,7 @@ class Tokenizer:
     eos_id: Final = 3
 
     def __init__(self, kind: str, models: tuple[bytes, ...]) -> None:
-        """`models`: one for both sides, or source and target."""
+        """`models`: a joint one, or one for the source and one for the target."""
         self.kind = kind
         self._models = models
         self._source = sentencepiece.SentencePieceProcessor(model_proto=models[0])
@@ -58,19 +58,20 @@ class Tokenizer:
 
     @classmethod
     def train(cls, kind: str, sources: Sequence[str], targets: Sequence[str], vocab_size: int) -> "Tokenizer":
-        """A tokenizer of at most `vocab_size` ids, special ones included (a side, with `word`).
+        """A tokenizer of at most `vocab_size` tokens, special ones included (with `word` for each language).
 
         The same text gives the same bytes. A text too small to fill the vocabulary gives a smaller one. Raises
         ConfigError when the alphabet alone does not fit.
         """
         if kind == "word":
-            return cls(kind, tuple(_train_words(_sample(kind, side), vocab_size) for side in (sources, targets)))
-        return cls(kind, (_train_pieces(kind, _sample(kind, sources, targets), vocab_size),))
+            texts = (sources, targets)
+            return cls(kind, tuple(_train_words(_training_lines(kind, lines), vocab_size) for lines in texts))
+        return cls(kind, (_train_subwords(kind, _training_lines(kind, sources, targets), vocab_size),))
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """The tokenizer that `save` left in the folder; raises RunError when it is missing or damaged."""
-        names = SIDES if (folder / SIDES[0]).exists() and not (folder / JOINT[0]).exists() else JOINT
+        names = SEPARATE if (folder / SEPARATE[0]).exists() and not (folder / JOINT[0]).exists() else JOINT
         models = tuple(_read_model(folder / name) for name in names)
         return cls("word" if len(models) > 1 else _subword_kind(models[0]), models)
 
@@ -83,17 +84,17 @@ class Tokenizer:
     # -------------------------------------------------------------------------------------------------- using it
 
     def encode_source(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, closed by `eos_id` (but for `word`: the Keras example closes the target only)."""
+        """The ids of each text, EOS included, except with `word` (the Keras example ends only the target with it)."""
         end = [] if self.kind == "word" else [self.eos_id]
         return [[*ids, *end] for ids in self._encode(self._source, texts)]
 
     def encode_target(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, neither opened nor closed."""
+        """The ids of each text, without BOS and EOS."""
         return self._encode(self._target, texts)
 
     def sample_source(self, texts: Sequence[str], dropout: float, seeds: Sequence[int]) -> list[list[int]]:
-        """As `encode_source`, segmented at random: bpe leaves out a merge with probability `dropout`, unigram samples
-        a segmentation in proportion to its probability to the power of `dropout`. A function of its arguments alone.
+        """As `encode_source`, segmented at random: bpe omits a merge with probability `dropout`, unigram samples a
+        segmentation in proportion to its probability to the power of `dropout`. A function of its arguments alone.
         """
         return [[*ids, self.eos_id] for ids in self._sample(self._source, texts, dropout, seeds)]
 
@@ -102,24 +103,24 @@ class Tokenizer:
         return self._sample(self._target, texts, dropout, seeds)
 
     def decode_target(self, sentences: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each list of target ids; special ids vanish, an unknown word reads [UNK].
+        """The text of each list of target ids, without special tokens; an unknown word reads [UNK].
 
-        Single spaces, as in the normal form: pieces of single bytes may spell line ends and tabs.
+        Single spaces, as in the normal form: byte tokens may spell line ends and tabs.
         """
         return [" ".join(str(self._target.decode(list(ids))).split()) for ids in sentences]
 
-    def pieces_source(self, ids: Sequence[int]) -> list[str]:
-        """The pieces as SentencePiece writes them: ▁ begins a word."""
+    def source_tokens(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as SentencePiece writes them: ▁ begins a word."""
         return [self._source.id_to_piece(id_) for id_ in ids]
 
-    def pieces_target(self, ids: Sequence[int]) -> list[str]:
-        """The pieces as SentencePiece writes them: ▁ begins a word."""
+    def target_tokens(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as SentencePiece writes them: ▁ begins a word."""
         return [self._target.id_to_piece(id_) for id_ in ids]
 
     def source_words(self, text: str) -> list[list[int]]:
-        """For each piece of `encode_source([text])` but the end: which of `text.split()` it belongs to.
+        """For each token of `encode_source([text])` but EOS: the words of `text.split()` that it belongs to, by number.
 
-        That is one word, but for `word`, where neighbours that are unknown share one piece.
+        That is one word, except with `word`, where adjacent unknown words share one token.
         """
         found: list[list[int]] = []
         before = None
@@ -133,8 +134,8 @@ class Tokenizer:
         return found
 
     def target_words(self, ids: Sequence[int]) -> list[list[int]]:
-        """For each target id: which of `decode_target([ids])[0].split()` it belongs to; none, where it has no text."""
-        starts = [place for place, piece in enumerate(self.pieces_target(ids)) if place and piece.startswith("▁")]
+        """For each target id: the words of `decode_target([ids])[0].split()` that it belongs to, by number."""
+        starts = [place for place, token in enumerate(self.target_tokens(ids)) if place and token.startswith("▁")]
         found: list[list[int]] = []
         first = 0
         for begin, end in pairwise([0, *starts, len(ids)]):
@@ -144,22 +145,22 @@ class Tokenizer:
         return found
 
     def knows(self, character: str) -> bool:
-        """Whether the source side has a piece for the character, and need not spell it in bytes."""
-        pieces = self.pieces_source(self._encode(self._source, [character])[0])
-        return not any(piece == "<unk>" or _BYTE.fullmatch(piece) for piece in pieces)
+        """Whether the source vocabulary has a token for the character, and need not spell it in bytes."""
+        tokens = self.source_tokens(self._encode(self._source, [character])[0])
+        return not any(token == "<unk>" or _BYTE.fullmatch(token) for token in tokens)
 
     @cached_property
     def joining_ids(self) -> list[int]:
-        """The target ids that continue a word: ▁ does not begin their pieces."""
-        pieces = self.pieces_target(range(self.target_size))
-        return [id_ for id_, piece in enumerate(pieces) if id_ >= _SPECIAL and not piece.startswith("\u2581")]
+        """The target ids that continue a word: their tokens do not begin with ▁."""
+        tokens = self.target_tokens(range(self.target_size))
+        return [id_ for id_, token in enumerate(tokens) if id_ >= _SPECIAL and not token.startswith("▁")]
 
     def normal_form(self, text: str) -> str:
-        """The text as the tokenizer sees it: `decode_target(encode_target(text))`, unknown words aside."""
+        """The text as the tokenizer sees it: `decode_target(encode_target(text))`, except for unknown words."""
         return normal_form(text, self.kind)
 
     def _encode(self, model: sentencepiece.SentencePieceProcessor, texts: Sequence[str]) -> list[list[int]]:
-        # One thread: a pool of SentencePiece's own would fight torch's for the cores, and one is fast enough.
+        # One thread: SentencePiece's own pool would compete with torch's for the cores, and one is fast enough.
         return model.encode(_forms(self.kind, texts), num_threads=1) if texts else []
 
     def _sample(
@@ -167,14 +168,14 @@ class Tokenizer:
     ) -> list[list[int]]:
         found = []
         for text, seed in zip(_forms(self.kind, texts), seeds, strict=True):
-            sentencepiece.set_random_generator_seed(seed)  # there is one generator for everything in this thread
+            sentencepiece.set_random_generator_seed(seed)  # one generator serves everything in this thread
             found.append(model.encode(text, enable_sampling=True, alpha=dropout, nbest_size=-1))
         return found
 
     def check_sampling(self) -> None:
-        """Raise ConfigError where the installed SentencePiece cannot repeat a sample: its seed counts only once."""
-        pieces = self.pieces_target(range(_SPECIAL + _BYTES, self.target_size))
-        text = " ".join(sorted(pieces, key=len)[-100:])  # long pieces have many segmentations
+        """Raise ConfigError where the installed SentencePiece cannot repeat a sample: it heeds only the first seed."""
+        tokens = self.target_tokens(range(_SPECIAL + _BYTES, self.target_size))
+        text = " ".join(sorted(tokens, key=len)[-100:])  # long tokens have many segmentations
         first, second = self.sample_target([text, text], 0.2, [1, 1])
         if first != second:
             version = importlib.metadata.version("sentencepiece")
@@ -186,37 +187,37 @@ class Tokenizer:
 
     @property
     def joint(self) -> bool:
-        """Whether both sides share one vocabulary."""
+        """Whether source and target share one vocabulary."""
         return len(self._models) == 1
 
     @property
     def source_size(self) -> int:
-        """Ids of the source side, special ones included."""
+        """Tokens of the source vocabulary, special ones included."""
         return int(self._source.vocab_size())
 
     @property
     def target_size(self) -> int:
-        """Ids of the target side, special ones included."""
+        """Tokens of the target vocabulary, special ones included."""
         return int(self._target.vocab_size())
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """What `save` writes."""
-        return JOINT if self.joint else SIDES
+        """The names of the files that `save` writes."""
+        return JOINT if self.joint else SEPARATE
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the model files, one after the other."""
+        """SHA-256 of the concatenated model files."""
         return hashlib.sha256(b"".join(self._models)).hexdigest()
 
 
 def normal_form(text: str, kind: str) -> str:
-    """NFC with single spaces; for `word` in lower case and without punctuation as well.
+    """NFC with single spaces; for `word` also in lower case and without punctuation.
 
-    Lone surrogates become U+FFFD, and ▁ is white space because SentencePiece writes spaces so.
+    Lone surrogates become U+FFFD; ▁ becomes a space because SentencePiece writes spaces as ▁.
     """
     text = unicodedata.normalize("NFC", _SURROGATES.sub("\ufffd", text).replace("\u2581", " "))
-    if kind == "word":  # NFC again: what stood around a removed sign may now compose
+    if kind == "word":  # NFC again: what stood around a removed character may now compose
         text = unicodedata.normalize("NFC", text.lower().translate(_PUNCTUATION))
     return " ".join(text.split())
 
@@ -228,24 +229,24 @@ def _forms(kind: str, texts: Iterable[str]) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- training
 
 
-def _sample(kind: str, *sides: Sequence[str]) -> list[str]:
-    """The texts of the sides one after the other in normal form; of very many, evenly chosen ones."""
-    step, first, forms = max(1, -(-sum(map(len, sides)) // _TRAINING_LINES)), 0, []
-    for side in sides:
-        forms += _forms(kind, side[first::step])
-        first = (first - len(side)) % step
+def _training_lines(kind: str, *texts: Sequence[str]) -> list[str]:
+    """The lines of all texts in normal form; of over _TRAINING_LINES lines, every second, third, ... one."""
+    step, first, forms = max(1, -(-sum(map(len, texts)) // _TRAINING_LINES)), 0, []
+    for lines in texts:
+        forms += _forms(kind, lines[first::step])
+        first = (first - len(lines)) % step
     return forms
 
 
-def _train_pieces(kind: str, texts: list[str], vocab_size: int) -> bytes:
+def _train_subwords(kind: str, texts: list[str], vocab_size: int) -> bytes:
     alphabet = len(set().union(*texts) - {" "}) + 1  # ▁ for the space
-    # A large alphabet (Chinese, or stray signs) leaves its rarest characters to the byte pieces.
+    # A large alphabet (Chinese, or stray symbols) leaves its rarest characters to the byte tokens.
     coverage = 1.0 if alphabet <= vocab_size // 4 else 0.9995
     try:
         return _train(texts, kind, vocab_size, byte_fallback=True, character_coverage=coverage)
     except RuntimeError as error:
         if "smaller than required_chars" not in str(error):
-            raise DataError(f"tokenizer: the training text has nothing to learn {kind} pieces from") from error
+            raise DataError(f"tokenizer: the training text has nothing to learn {kind} tokens from") from error
         least = _SPECIAL + _BYTES + alphabet
         reason = f"the text has {alphabet:,} different characters"
         raise ConfigError(f"vocab_size: {vocab_size} is too small, {reason}; {least:,} is enough") from error
@@ -266,10 +267,10 @@ def _train(texts: list[str], kind: str, vocab_size: int, **options: Any) -> byte
         model_writer=model,
         model_type=kind,
         vocab_size=vocab_size,
-        hard_vocab_limit=False,  # fewer pieces where the text does not yield more
+        hard_vocab_limit=False,  # fewer tokens where the text does not yield more
         normalization_rule_name="identity",
         max_sentence_length=1 << 20,  # the default silently skips lines over 4,192 bytes
-        num_threads=1,  # unigram sums in the order of its threads: another number, other bytes
+        num_threads=1,  # unigram sums in the order of its threads: their number changes the bytes
         pad_id=Tokenizer.pad_id,
         unk_id=Tokenizer.unk_id,
         bos_id=Tokenizer.bos_id,
@@ -287,7 +288,7 @@ def _read_model(path: Path) -> bytes:
     try:
         model = path.read_bytes()
     except OSError as error:
-        raise RunError(f"{path}: {error.strerror}; the tokenizer belongs beside its model or corpus") from error
+        raise RunError(f"{path}: {error.strerror}; the tokenizer must lie beside its model or corpus") from error
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model or b"empty")
     except RuntimeError as error:
@@ -300,7 +301,7 @@ def _read_model(path: Path) -> bytes:
 
 
 def _subword_kind(model: bytes) -> str:
-    """BPE numbers its merges 0, -1, -2, ...; unigram scores are log probabilities."""
+    """BPE scores number the merges 0, -1, -2, ...; unigram scores are log probabilities."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     whole = all(float(processor.get_score(id_)).is_integer() for id_ in range(processor.vocab_size()))
     return "bpe" if whole else "unigram"

@@ -308,7 +308,7 @@ class SentenceTranslator(ABC):
         if not self.token_scores:
             return found
         end = [self.tokenizer.eos_id] if hypothesis.finished else []
-        pieces = self.tokenizer.pieces_target([*hypothesis.tokens, *end])
+        pieces = self.tokenizer.target_tokens([*hypothesis.tokens, *end])
         return replace(found, pieces=pieces, token_scores=hypothesis.token_scores)
 
     def _limit(self, source: int, prefix: list[int]) -> int:

@@ -1,4 +1,4 @@
-"""What a `train` command means: which configuration, which run folder, which data. Trains nothing."""
+"""What a `train` command asks for: which configuration, which run folder, which data. Trains nothing."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from projtrans import config
+from projtrans.data import corpora
 from projtrans.data.corpus import CorpusConfig
 from projtrans.data.data_folder import MANIFEST, default_folder, differences, load_manifest, load_tokenizer
 from projtrans.data.events import Report, Stage
@@ -15,57 +16,44 @@ from projtrans.errors import ConfigError, DataError
 from projtrans.runs.run_folder import Run, free_folder, open_run
 from projtrans.runs.settings import Config, resolve, resumed
 
-SHIPPED_FOR = {"phrasebook": "phrasebook", "tatoeba-spa-eng": "tatoeba"}
-"""The shipped configuration that is made for a corpus."""
-
 
 @dataclass(frozen=True)
 class RunSetup:
-    """A run that can begin, or go on."""
+    """A run that is ready to start or to resume."""
 
     settings: Config
     run: Run
     data: Path
 
     def to_json(self) -> str:
-        """The launch for other processes."""
+        """The setup as text, for other processes."""
         parts = {"settings": config.dump(self.settings), "run": str(self.run.folder), "data": str(self.data)}
         return json.dumps(parts)
 
     @classmethod
     def from_json(cls, text: str) -> "RunSetup":
-        """The launch that `to_json` gave."""
+        """The setup that `to_json` wrote."""
         parts = json.loads(text)
         return cls(config.build(Config, parts["settings"]), Run(Path(parts["run"])), Path(parts["data"]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """What the command line says beyond the configuration file."""
+    """What the command line sets on top of the configuration file."""
 
     attention: str | None
     sets: Sequence[str]
     overrides: Sequence[tuple[str, Any]]  # dotted path and value
 
 
-def corpus_config(config_name: str | None, given: dict[str, Any], *, bundled: bool) -> CorpusConfig:
-    """The corpus section of a configuration (by default the one shipped for the corpus), with flags on top.
-
-    bundled: without a name, the phrasebook is meant; False: no shipped configuration is.
-    """
-    name = config_name or SHIPPED_FOR.get(given.get("name", "phrasebook" if bundled else ""))
-    section = config.read_yaml(config.find(name)).get("corpus") if name else {}
-    return config.build(CorpusConfig, section | given if isinstance(section, dict) else section or given, "corpus")
-
-
 def begin(config_name: str | None, flags: Flags, *, run: Path | None, data: Path | None, report: Report) -> RunSetup:
-    """A run from the start; its data are prepared where there are none.
+    """A new run; missing data are prepared.
 
-    With `data` and without a configuration, the data say what they are. Raises ConfigError where the run folder holds a
-    run, or the data are not those that the configuration asks for.
+    With `data` and without a configuration, the corpus settings are those that the data were prepared with. Raises
+    ConfigError where the run folder holds a run, or the data are not those that the configuration asks for.
     """
     manifest = None if data is None else load_manifest(data)
-    name = config_name or (SHIPPED_FOR.get(manifest.corpus) if manifest else "phrasebook")
+    name = config_name or corpora.shipped_configuration(manifest.corpus if manifest else corpora.BUNDLED)
     raw = config.read_yaml(config.find(name)) if name else {}
     if manifest and config_name is None:
         raw["corpus"] = config.dump(manifest.config)
@@ -75,7 +63,7 @@ def begin(config_name: str | None, flags: Flags, *, run: Path | None, data: Path
     run_folder = run or free_folder(stem if stem.endswith(f"-{kind}") else f"{stem}-{kind}")
     Run(run_folder).refuse_existing()
     folder = data or default_folder(settings.corpus)
-    if folder != default_folder(settings.corpus):  # the run remembers where its data are
+    if folder != default_folder(settings.corpus):  # the run records where its data are
         settings = replace(settings, corpus=replace(settings.corpus, folder=str(folder)))
     if data is None and not (folder / MANIFEST).exists():
         report(Stage(text=f"preparing {settings.corpus.name} in {folder}"))
@@ -87,7 +75,7 @@ def begin(config_name: str | None, flags: Flags, *, run: Path | None, data: Path
 def resume(
     config_name: str | None, flags: Flags, *, run: Path | None, data: Path | None, allow_changes: bool = False
 ) -> RunSetup:
-    """A run that goes on, with its own configuration; allow_changes: and what the flags change in it."""
+    """An existing run with its own configuration; allow_changes: flags may change more of it than the limits."""
     if config_name is not None:
         raise ConfigError(f"--config {config_name}: a resumed run keeps its configuration; leave --config out")
     opened = open_run(run)
@@ -104,9 +92,9 @@ def _check(corpus: CorpusConfig, folder: Path, config_name: str | None) -> None:
 
 
 def run_data(run: Run, folders: Sequence[Path]) -> Path:
-    """The data folder of a run: the one of `folders` that has its tokenizer, or the one that it was trained on.
+    """The data folder of a run: the one of `folders` that has its tokenizer; without folders the one it was trained on.
 
-    Raises DataError where none has.
+    Raises DataError where no folder has that tokenizer.
     """
     tried = list(folders) or [default_folder(run.section("corpus", CorpusConfig))]
     checksum = run.tokenizer().checksum

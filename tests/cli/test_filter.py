@@ -161,7 +161,7 @@ def test_a_line_without_a_piece_is_a_blank_one(toy: Toy, tmp_path: Path, kind: s
 
 def test_single_byte_pieces_spell_no_line_end(toy: Toy) -> None:
     tokenizer = Tokenizer.load(toy.run("standard"))
-    pieces = tokenizer.pieces_target(range(tokenizer.target_size))
+    pieces = tokenizer.target_tokens(range(tokenizer.target_size))
     for ends in (
         b"\n",
         b"\r",

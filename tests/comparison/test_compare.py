@@ -14,9 +14,10 @@ import pytest
 
 from projtrans import config
 from projtrans.comparison import compare, report
-from projtrans.comparison.compare import ENGLISH, SPANISH, open_runs
+from projtrans.comparison.compare import open_runs
 from projtrans.comparison.systems import Side, Spread
 from projtrans.comparison.timing import UNTIMED, time_ratios
+from projtrans.data.corpora import CORPORA
 from projtrans.data.corpus import CorpusConfig, Pair
 from projtrans.data.data_folder import read_split
 from projtrans.errors import ConfigError
@@ -393,9 +394,10 @@ def test_without_prompts_six_sentences_of_the_test_split_are_translated(place: P
 
 
 def test_corpora_whose_languages_are_known_have_prompts_of_their_own() -> None:
-    assert len(ENGLISH) == len(SPANISH) == 6
-    assert ENGLISH[0] == "Let me go alone."
-    for direction, wanted in (("forward", ENGLISH), ("en-es", ENGLISH), ("backward", SPANISH), ("es-en", SPANISH)):
+    english, spanish = CORPORA["phrasebook"].examples
+    assert len(english) == len(spanish) == 6
+    assert english[0] == "Let me go alone."
+    for direction, wanted in (("forward", english), ("en-es", english), ("backward", spanish), ("es-en", spanish)):
         corpus = CorpusConfig(name="phrasebook", direction=direction)  # type: ignore[arg-type]
         assert compare._prompts(corpus, []) == list(wanted)
 

@@ -1,10 +1,7 @@
-"""Reading, splitting and leakage, against brute force."""
+"""Reading and what is kept of it; the corpus section of a configuration."""
 
 import gzip
-import hashlib
-import itertools
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,66 +9,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projtrans import config
-from projtrans.data import corpus
-from projtrans.data.corpus import Corpus, CorpusConfig, Pair, Splits
+from projtrans.data import corpora, corpus
+from projtrans.data.corpus import CorpusConfig, Pair
+from projtrans.data.splitting import distinct
 from projtrans.errors import ConfigError, DataError
 
-# Few distinct sides, so that the pairs hang together in many ways.
-sides = st.sampled_from([f"s{number}" for number in range(30)])
-small_corpora = st.lists(st.builds(Pair, sides, sides), min_size=1, max_size=40)
-# What a side may hold and keep: no tab, no line end, no white space or mark at its ends.
+# What a sentence may hold and keep: no tab, no line end, no white space or mark at its ends.
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n")).map(
     lambda found: found.strip(corpus._EDGES)
 )
-
-
-def corpus_of(pairs: Iterable[tuple[str, str]]) -> Corpus:
-    return corpus.collect(pairs, "pairs")
-
-
-def split_of(pairs: Iterable[tuple[str, str]], groups: Sequence[object] | None, how: str, seed: int) -> Splits:
-    """The splits, of the distinct pairs and with any labels."""
-    labels = None if groups is None else corpus.labels(map(str, groups))
-    return corpus.split(corpus_of(pairs), labels, how, seed)
-
-
-def lists(splits: Splits) -> list[list[Pair]]:
-    return [list(part) for part in (splits.train, splits.valid, splits.test)]
-
-
-def components_of(pairs: list[Pair], groups: list[int] | None = None) -> list[list[int]]:
-    """The indices of the pairs that have the same label, in the order of the labels' first appearance."""
-    labels = None if groups is None else corpus.labels(map(str, groups))
-    parts: dict[int, list[int]] = {}
-    for index, label in enumerate(corpus.components(corpus_of(pairs).prints, labels).tolist()):
-        parts.setdefault(label, []).append(index)
-    return list(parts.values())
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
 @given(st.lists(st.builds(Pair, text.filter(bool), text.filter(bool)), min_size=1))
-def test_tables_and_sides_keep_every_pair(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair]) -> None:
-    folder = tmp_path_factory.mktemp("round")
+def test_tables_and_parallel_files_keep_every_pair(pairs: list[Pair]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        keeps_every_pair(Path(name), pairs)
+
+
+def keeps_every_pair(folder: Path, pairs: list[Pair]) -> None:
     (folder / "a.tsv").write_bytes("".join(f"{source}\t{target}\n" for source, target in pairs).encode())
     table = "\r\n".join(f"{source}\t{target}\tCC-BY 2.0\tmore" for source, target in pairs)
     (folder / "b.tsv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + table.encode()))
     (folder / "c.src").write_bytes("".join(f"{pair.source}\n" for pair in pairs).encode())
     (folder / "c.tgt.gz").write_bytes(gzip.compress("\n".join(pair.target for pair in pairs).encode()))
     for read in (
-        corpus.read_table(folder / "a.tsv"),
-        corpus.read_table(folder / "b.tsv.gz"),
-        corpus.read_sides(folder / "c.src", folder / "c.tgt.gz"),
+        corpus.collect(corpora.read_table(folder / "a.tsv"), "a"),
+        corpus.collect(corpora.read_table(folder / "b.tsv.gz"), "b"),
+        corpus.read_parallel(folder / "c.src", folder / "c.tgt.gz"),
     ):
         assert (list(read), read.blank) == (pairs, 0)
-        assert [pairs[row] for row in corpus.distinct(read.prints)] == list(dict.fromkeys(pairs))
+        assert [pairs[row] for row in distinct(read.hashes)] == list(dict.fromkeys(pairs))
 
 
 GOLDEN = [
     ("a plain line", "Hi.\tHola.", Pair("Hi.", "Hola."), 0),
     ("attribution in further columns", "Hi.\tHola.\tCC-BY 2.0 (France)\tx", Pair("Hi.", "Hola."), 0),
-    ("white space around a side is no text", " Hi. \t\u00a0Hola.\u3000", Pair("Hi.", "Hola."), 0),
+    ("white space around a sentence is no text", " Hi. \t\u00a0Hola.\u3000", Pair("Hi.", "Hola."), 0),
     ("white space inside is", "Hi  you.\tHola,\u2028tú.", Pair("Hi  you.", "Hola,\u2028tú."), 0),
     ("no target", "Hi.\t", None, 1),
     ("no source", "\tHola.", None, 1),
@@ -84,28 +60,14 @@ GOLDEN = [
 
 @pytest.mark.parametrize(("reason", "line", "pair", "blank"), GOLDEN, ids=[row[0] for row in GOLDEN])
 def test_what_a_line_yields(reason: str, line: str, pair: Pair | None, blank: int) -> None:
-    read = corpus.parse_table([line, "a\tb"], "table")
+    read = corpus.collect(corpora.table_pairs([line, "a\tb"], "table"), "table")
     assert (list(read), read.blank) == ([pair, Pair("a", "b")] if pair else [Pair("a", "b")], blank), reason
 
 
-def test_a_missing_tab_is_named_by_file_and_line(tmp_path: Path) -> None:
-    (tmp_path / "x.tsv").write_text("a\tb\n\nc d\n")
-    with pytest.raises(DataError, match=r"x\.tsv:3: no tab in the line; expected SOURCE<tab>TARGET$"):
-        corpus.read_table(tmp_path / "x.tsv")
-
-
-@pytest.mark.parametrize(("lines", "others"), [(2, 1), (5, 1), (1, 2), (1, 5), (0, 3), (3, 0)])
-def test_unequal_sides_are_named_with_both_counts(tmp_path: Path, lines: int, others: int) -> None:
-    (tmp_path / "x.en").write_text("a\n" * lines)
-    (tmp_path / "x.es").write_text("a\n" * others)
-    with pytest.raises(DataError, match=rf"x\.en has {lines} lines, \S*x\.es has {others}; line N of the one"):
-        corpus.read_sides(tmp_path / "x.en", tmp_path / "x.es")
-
-
-def test_a_blank_side_takes_its_pair_along(tmp_path: Path) -> None:
+def test_a_blank_sentence_removes_its_pair(tmp_path: Path) -> None:
     (tmp_path / "x.en").write_text("a\n \nc\n")
     (tmp_path / "x.es").write_text("A\nB\n\n")
-    read = corpus.read_sides(tmp_path / "x.en", tmp_path / "x.es")
+    read = corpus.read_parallel(tmp_path / "x.en", tmp_path / "x.es")
     assert (list(read), read.blank) == ([Pair("a", "A")], 2)
 
 
@@ -113,166 +75,15 @@ def test_a_blank_side_takes_its_pair_along(tmp_path: Path) -> None:
 def test_no_pair_at_all_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.tsv").write_text(content)
     with pytest.raises(DataError, match=r"x\.tsv: no sentence pairs in it"):
-        corpus.read_table(tmp_path / "x.tsv")
+        corpus.collect(corpora.read_table(tmp_path / "x.tsv"), "x.tsv")
 
 
-# -------------------------------------------------------------------------------------------------------- splitting
-
-
-def by_closure(pairs: list[Pair], groups: list[int] | None) -> set[frozenset[int]]:
-    """The components the slow way: what touches is merged until nothing touches."""
-    parts = [{index} for index in range(len(pairs))]
-
-    def touch(one: set[int], other: set[int]) -> bool:
-        return any(
-            pairs[i].source == pairs[j].source
-            or pairs[i].target == pairs[j].target
-            or (groups is not None and groups[i] == groups[j])
-            for i, j in itertools.product(one, other)
-        )
-
-    while touching := next(((a, b) for a, b in itertools.combinations(parts, 2) if touch(a, b)), None):
-        parts = [part for part in parts if part not in touching] + [touching[0] | touching[1]]
-    return {frozenset(part) for part in parts}
-
-
-@given(small_corpora, st.data())
-def test_components_are_the_transitive_closure(pairs: list[Pair], data: st.DataObject) -> None:
-    labels = st.lists(st.integers(0, 40), min_size=len(pairs), max_size=len(pairs))
-    groups = data.draw(st.none() | labels)
-    assert {frozenset(part) for part in components_of(pairs, groups)} == by_closure(pairs, groups)
-
-
-@given(small_corpora.filter(lambda pairs: len(pairs) > 2), st.sampled_from(["grouped", "random"]), st.integers(0, 5))
-def test_a_split_is_a_partition_near_its_shares(pairs: list[Pair], how: str, seed: int) -> None:
-    sizes = [len(part) for part in components_of(pairs)] if how == "grouped" else [1] * len(pairs)
-    if len(sizes) < 3:
-        with pytest.raises(DataError, match=r"too few for a grouped split into three; use --split random or add data$"):
-            split_of(pairs, None, how, seed)
-        return
-    parts = lists(split_of(pairs, None, how, seed))
-    assert Counter(itertools.chain(*parts)) == Counter(pairs)
-    assert all(parts)
-    if max(sizes) <= 0.15 * len(pairs):
-        for part, share in zip(parts, corpus.SHARES, strict=True):
-            assert abs(len(part) - share * len(pairs)) <= max(sizes)
-
-
-@given(small_corpora, st.integers(0, 5))
-def test_a_grouped_split_never_leaks(pairs: list[Pair], seed: int) -> None:
-    if len(components_of(pairs)) < 3:
-        return
-    splits = split_of(pairs, None, "grouped", seed)
-    for one, other in itertools.combinations(lists(splits), 2):
-        assert not {pair.source for pair in one} & {pair.source for pair in other}
-        assert not {pair.target for pair in one} & {pair.target for pair in other}
-    nothing = corpus.Leakage(source=0, target=0, either=0, both=0)
-    assert corpus.leakage(splits) == {"valid": nothing, "test": nothing}
-
-
-def split_slowly(pairs: list[Pair], groups: list[int] | None, how: str, seed: int) -> list[list[Pair]]:
-    """The definition, with lists and dictionaries: parts in the order of their smallest pair's rank, cut by shares."""
-
-    def rank(pair: Pair) -> tuple[bytes, Pair]:
-        return hashlib.blake2b(f"{seed}\t{pair.source}\t{pair.target}".encode(), digest_size=8).digest(), pair
-
-    parts = [list(part) for part in by_closure(pairs, groups)] if how == "grouped" else [[i] for i in range(len(pairs))]
-    parts.sort(key=lambda part: rank(min(pairs[index] for index in part)))
-    ends = [0, *itertools.accumulate(map(len, parts))]
-    first = min(range(1, len(parts) - 1), key=lambda cut: abs(ends[cut] - len(pairs) * 0.7))
-    second = min(range(first + 1, len(parts)), key=lambda cut: abs(ends[cut] - len(pairs) * (0.7 + 0.15)))
-    cuts = [parts[:first], parts[first:second], parts[second:]]
-    return [sorted((pairs[index] for part in cut for index in part), key=rank) for cut in cuts]
-
-
-@given(small_corpora, st.data(), st.sampled_from(["grouped", "random"]), st.integers(0, 5))
-def test_a_split_is_the_one_of_its_definition(pairs: list[Pair], data: st.DataObject, how: str, seed: int) -> None:
-    pairs = list(dict.fromkeys(pairs))
-    groups = data.draw(st.none() | st.lists(st.integers(0, 40), min_size=len(pairs), max_size=len(pairs)))
-    if len(by_closure(pairs, groups) if how == "grouped" else pairs) < 3:
-        return
-    assert lists(split_of(pairs, groups, how, seed)) == split_slowly(pairs, groups, how, seed)
-
-
-def numbered(count: int) -> list[Pair]:
-    return [Pair(f"source {number}", f"target {number}") for number in range(count)]
-
-
-def test_labels_hold_pairs_together() -> None:
-    splits = split_of(numbered(100), [number // 4 for number in range(100)], "grouped", 1)
-    where = [{int(pair.source.split()[1]) // 4 for pair in part} for part in lists(splits)]
-    assert (splits.groups, splits.largest_group) == (25, 4)
-    assert sum(map(len, where)) == 25
-    assert len(set.union(*where)) == 25
-
-
-@pytest.mark.parametrize("how", ["grouped", "random"])
-def test_the_order_of_the_corpus_does_not_matter_but_the_seed_does(how: str) -> None:
-    pairs = numbered(200)
-    first = lists(split_of(pairs, None, how, 1))
-    assert lists(split_of(pairs[::-1], None, how, 1)) == first
-    other = lists(split_of(pairs, None, how, 2))
-    assert other[2] != first[2]
-    assert set(other[2]) != set(first[2])
-    assert list(map(len, first)) == [140, 30, 30]
-    assert first[0] != sorted(first[0], key=pairs.index)  # shuffled: the head of a split is a fair sample
-
-
-def test_the_order_is_that_of_a_published_hash() -> None:
-    """Not of Python's random numbers: whoever knows seed and text can tell the split, on any machine."""
-    pairs = numbered(20)
-    train, valid, test = lists(split_of(pairs, None, "grouped", 7))
-    assert train + valid + test == sorted(
-        pairs, key=lambda pair: hashlib.blake2b(f"7\t{pair.source}\t{pair.target}".encode(), digest_size=8).digest()
-    )
-
-
-def test_texts_that_no_tokenizer_can_tell_apart_are_equal() -> None:
-    pairs = [Pair("caf\u00e9", "a"), Pair("cafe\u0301", "b"), Pair("x  y", "c"), Pair("x y", "d")]
-    assert components_of(pairs) == [[0, 1], [2, 3]]
-
-
-def test_large_components_have_the_chances_of_small_ones() -> None:
-    """A component goes by one pair of it; going by its smallest hash would send the large ones to train."""
-    pairs = [Pair(f"source {number // 5 if number < 100 else number}", f"target {number}") for number in range(200)]
-    held_out = 0
-    for seed in range(30):
-        splits = split_of(pairs, None, "grouped", seed)
-        held_out += sum(int(pair.source.split()[1]) < 20 for pair in [*splits.valid, *splits.test])
-    assert 0.22 < held_out / (30 * 100) < 0.38
-
-
-@pytest.mark.parametrize("how", ["grouped", "random"])
-@pytest.mark.parametrize("count", [1, 2])
-def test_too_little_to_split(how: str, count: int) -> None:
-    with pytest.raises(DataError, match=rf"has {count} sentence pair\(s\); at least 3 are needed"):
-        split_of(numbered(count), None, how, 1)
-    assert split_of(numbered(3), None, how, 1).test
-
-
-def test_one_component_cannot_be_split() -> None:
-    pairs = [Pair("same", f"target {number}") for number in range(50)]
-    with pytest.raises(DataError, match=r"^50 pairs hang together in 1 group"):
-        split_of(pairs, None, "grouped", 1)
-    assert len(split_of(pairs, None, "random", 1).train) == 35
-
-
-def test_leakage_counts_pairs_by_side() -> None:
-    train = [Pair("a", "A"), Pair("b", "B")]
-    test = [Pair("a", "X"), Pair("x", "B"), Pair("a", "B"), Pair("y", "Y"), Pair("z", "Z")]
-    splits = Splits(train=corpus_of(train), valid=corpus_of([Pair("b", "B")]), test=corpus_of(test))
-    assert corpus.leakage(splits) == {
-        "valid": corpus.Leakage(source=1, target=1, either=1, both=1),
-        "test": corpus.Leakage(source=0.4, target=0.4, either=0.6, both=0.2),
-    }
-
-
-def test_turned_exchanges_the_sides() -> None:
-    read = corpus_of(numbered(20))
-    turned = read.turned()
-    assert list(turned) == [Pair(target, source) for source, target in read]
-    again = corpus_of(turned)
-    for ours, theirs in zip(turned.prints, again.prints, strict=True):
+def test_swapped_exchanges_source_and_target() -> None:
+    read = corpus.collect([(f"source {number}", f"target {number}") for number in range(20)], "pairs")
+    swapped = read.swapped()
+    assert list(swapped) == [Pair(target, source) for source, target in read]
+    again = corpus.collect(swapped, "pairs")
+    for ours, theirs in zip(swapped.hashes, again.hashes, strict=True):
         assert ours.tolist() == theirs.tolist()
 
 

@@ -1,7 +1,6 @@
 """Kept encodings: the same as fresh ones, never used where they do not fit, made once."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,24 +18,17 @@ from projtrans.data.events import Stage, Working
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import DataError
 from projtrans.sequences import Ragged
-from tests.conftest import Toy
 
 
-def lists(side: Ragged) -> list[list[int]]:
-    return [side[i] for i in range(len(side))]
+def lists(texts: Ragged) -> list[list[int]]:
+    return [texts[i] for i in range(len(texts))]
 
 
-def fits(prepared: Prepared, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> None:
+def fits(split: Prepared, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> None:
     """The encoding is what the tokenizer makes of the pairs now."""
-    assert list(prepared) == list(pairs)
-    assert lists(prepared.encoded[0]) == tokenizer.encode_source([pair.source for pair in pairs])
-    assert lists(prepared.encoded[1]) == tokenizer.encode_target([pair.target for pair in pairs])
-
-
-@pytest.fixture
-def folder(toy: Toy, tmp_path: Path) -> Path:
-    """A copy of the prepared toy corpus."""
-    return Path(shutil.copytree(toy.data, tmp_path / "data"))
+    assert list(split) == list(pairs)
+    assert lists(split.encoded[0]) == tokenizer.encode_source([pair.source for pair in pairs])
+    assert lists(split.encoded[1]) == tokenizer.encode_target([pair.target for pair in pairs])
 
 
 @given(st.lists(st.lists(st.integers(0, 2**31 - 1))), st.integers(0, 9), st.integers(0, 9))
@@ -51,19 +43,19 @@ def test_ragged_lists_come_back(rows: list[list[int]], first: int, last: int) ->
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_prepared_encodings_are_those_of_the_tokenizer(toy: Toy, name: str) -> None:
-    tokenizer = load_tokenizer(toy.data)
-    fits(open_prepared(toy.data, name, tokenizer), tokenizer, read_split(toy.data, name))
+def test_prepared_encodings_are_those_of_the_tokenizer(prepared: Path, name: str) -> None:
+    tokenizer = load_tokenizer(prepared)
+    fits(open_prepared(prepared, name, tokenizer), tokenizer, read_split(prepared, name))
 
 
-def test_what_is_encoded_is_not_tokenised_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, before = load_tokenizer(folder), (folder / "train.ids").stat().st_mtime_ns
+def test_what_is_encoded_is_not_tokenised_again(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, before = load_tokenizer(prepared), (prepared / "train.ids").stat().st_mtime_ns
     monkeypatch.setattr(Tokenizer, "_encode", lambda *_: pytest.fail("tokenised twice"))
     events: list[object] = []
-    assert {name: len(split) for name, split in open_splits(folder, tokenizer, events.append).items()} == {
-        name: len(read_split(folder, name)) for name in SPLITS
+    assert {name: len(split) for name, split in open_splits(prepared, tokenizer, events.append).items()} == {
+        name: len(read_split(prepared, name)) for name in SPLITS
     }
-    assert (events, (folder / "train.ids").stat().st_mtime_ns) == ([], before)
+    assert (events, (prepared / "train.ids").stat().st_mtime_ns) == ([], before)
 
 
 def flip(path: Path, place: int) -> None:
@@ -93,47 +85,46 @@ STALE: list[tuple[str, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize(("reason", "change"), STALE, ids=[row[0] for row in STALE])
-def test_what_does_not_fit_is_made_anew(folder: Path, reason: str, change: Callable[[Path], object]) -> None:
-    files.write_lines(folder / "valid.src", ["one two", "three", "four five six"])
-    files.write_lines(folder / "valid.tgt", ["be ba", "bu", "da bo bi"])
-    tokenizer = load_tokenizer(folder)
-    open_prepared(folder, "valid", tokenizer)
-    good = (folder / "valid.ids").read_bytes()
-    change(folder / "valid.ids")
+def test_what_does_not_fit_is_made_anew(prepared: Path, reason: str, change: Callable[[Path], object]) -> None:
+    files.write_lines(prepared / "valid.src", ["one two", "three", "four five six"])
+    files.write_lines(prepared / "valid.tgt", ["be ba", "bu", "da bo bi"])
+    tokenizer = load_tokenizer(prepared)
+    open_prepared(prepared, "valid", tokenizer)
+    good = (prepared / "valid.ids").read_bytes()
+    change(prepared / "valid.ids")
     done: list[tuple[int, int]] = []
-    found = open_prepared(folder, "valid", tokenizer, lambda count, total: done.append((count, total)))
-    fits(found, tokenizer, read_split(folder, "valid"))
+    found = open_prepared(prepared, "valid", tokenizer, lambda count, total: done.append((count, total)))
+    fits(found, tokenizer, read_split(prepared, "valid"))
     assert done == [(3, 6), (6, 6)]
-    assert ((folder / "valid.ids").read_bytes() == good) == (reason != "text changed")
+    assert ((prepared / "valid.ids").read_bytes() == good) == (reason != "text changed")
     done.clear()
-    open_prepared(folder, "valid", tokenizer, lambda count, total: done.append((count, total)))
+    open_prepared(prepared, "valid", tokenizer, lambda count, total: done.append((count, total)))
     assert not done, "it fits now"
 
 
-def test_another_tokenizer_has_another_encoding(folder: Path) -> None:
-    texts = [text for pair in read_split(folder, "train") for text in pair]
+def test_another_tokenizer_has_another_encoding(prepared: Path) -> None:
+    texts = [text for pair in read_split(prepared, "train") for text in pair]
     other = Tokenizer.train("unigram", texts, texts, 320)
-    fits(open_prepared(folder, "train", other), other, read_split(folder, "train"))
+    fits(open_prepared(prepared, "train", other), other, read_split(prepared, "train"))
 
 
-def test_a_folder_that_cannot_be_written_in_is_used_and_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_writable_is_used_and_reported(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise OSError(30, "Read-only file system", str(path))
 
-    tokenizer, events = load_tokenizer(folder), []
-    (folder / "test.ids").unlink()
+    tokenizer, events = load_tokenizer(prepared), []
+    (prepared / "test.ids").unlink()
     monkeypatch.setattr(encoding, "replacing", refuse)
-    splits = open_splits(folder, tokenizer, events.append)
-    fits(splits["test"], tokenizer, read_split(folder, "test"))
-    assert not (folder / "test.ids").exists()
-    told = [event.text for event in events if isinstance(event, Stage)]
-    (line,) = told
+    splits = open_splits(prepared, tokenizer, events.append)
+    fits(splits["test"], tokenizer, read_split(prepared, "test"))
+    assert not (prepared / "test.ids").exists()
+    (line,) = [event.text for event in events if isinstance(event, Stage)]
     assert line.endswith("test.ids: cannot be written (Read-only file system); the next start encodes the text again")
     assert [event for event in events if isinstance(event, Working)]
 
 
 class Wide:
-    """A tokenizer of more pieces than 16 bits can number."""
+    """A tokenizer of more tokens than 16 bits can number."""
 
     source_size, target_size, checksum = 10, 1 << 20, "wide"
 
@@ -146,30 +137,30 @@ class Wide:
         return [[(1 << 20) - 1, *range(len(text))] for text in texts]
 
 
-def test_large_vocabularies_are_numbered_in_full(folder: Path) -> None:
-    found = open_prepared(folder, "test", Wide())  # type: ignore[arg-type]
-    targets = [pair.target for pair in read_split(folder, "test")]
+def test_large_vocabularies_are_numbered_in_full(prepared: Path) -> None:
+    found = open_prepared(prepared, "test", Wide())  # type: ignore[arg-type]
+    targets = [pair.target for pair in read_split(prepared, "test")]
     assert lists(found.encoded[1]) == Wide.encode_target(targets)
     assert found.encoded[1].ids_P.dtype == np.dtype("<u4")
 
 
-def test_windows_join_without_a_seam(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = load_tokenizer(folder)
-    whole = (folder / "train.ids").read_bytes()
-    monkeypatch.setattr(encoding, "WINDOW", 7)
-    encoding.keep(folder, "train", tokenizer)
-    assert (folder / "train.ids").read_bytes() == whole
+def test_chunks_are_joined_without_a_seam(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_tokenizer(prepared)
+    whole = (prepared / "train.ids").read_bytes()
+    monkeypatch.setattr(encoding, "CHUNK", 7)
+    encoding.keep(prepared, "train", tokenizer)
+    assert (prepared / "train.ids").read_bytes() == whole
 
 
 @pytest.mark.parametrize("name", ["train.src", "train.tgt"])
-def test_missing_and_unequal_texts_are_one_line(folder: Path, name: str) -> None:
-    tokenizer = load_tokenizer(folder)
-    with (folder / name).open("a") as file:
+def test_missing_and_unequal_texts_are_one_line(prepared: Path, name: str) -> None:
+    tokenizer = load_tokenizer(prepared)
+    with (prepared / name).open("a") as file:
         file.write("one more\n")
     with pytest.raises(
         DataError, match=r"train\.src has [\d,]+ lines, train\.tgt has [\d,]+; prepare again with --force"
     ):
-        open_prepared(folder, "train", tokenizer)
-    (folder / name).unlink()
+        open_prepared(prepared, "train", tokenizer)
+    (prepared / name).unlink()
     with pytest.raises(DataError, match=rf"{name}: No such file or directory; prepare again with --force$"):
-        open_prepared(folder, "train", tokenizer)
+        open_prepared(prepared, "train", tokenizer)

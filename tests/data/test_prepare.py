@@ -1,41 +1,23 @@
 """Data folders: what is written, found again, refused and left as it was."""
 
 import dataclasses
-import gzip
-import json
 import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 
 from projtrans import files
-from projtrans.config import Raw, build
-from projtrans.data import corpus, data_folder, phrasebook, prepare, tatoeba
+from projtrans.config import build
+from projtrans.data import corpus, data_folder, prepare, splitting, tatoeba
 from projtrans.data.corpus import CorpusConfig, Pair
-from projtrans.data.events import Event
-from projtrans.data.tokenizer import Tokenizer
+from projtrans.data.events import Event, Stage, Working
+from projtrans.data.splitting import Leakage
 from projtrans.errors import ConfigError, DataError, ProjtransError
+from tests.data.cases import CONFIG, PAIRS, ready_made
 
-CONFIG = CorpusConfig(vocab_size=400)
-LETTERS = "abcdefghij"
-
-
-def words(number: int) -> str:
-    return " ".join(LETTERS[int(digit)] * 3 for digit in f"{number:03}")
-
-
-PAIRS = [Pair(f"See {words(number)}.", f"Ve {words(number)} ¿no?") for number in range(200)]
-
-
-@pytest.fixture(autouse=True)
-def phrases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small phrasebook in place of the real one, which takes seconds."""
-    found = [SimpleNamespace(source=pair.source, target=pair.target, group=pair.source[:11]) for pair in PAIRS]
-    monkeypatch.setattr(phrasebook, "phrases", lambda: found)
-    monkeypatch.delenv(tatoeba.VARIABLE, raising=False)
+pytestmark = pytest.mark.usefixtures("small_phrasebook")
 
 
 @pytest.fixture
@@ -47,15 +29,6 @@ def table(tmp_path: Path) -> Path:
 
 def config_of(kind: str) -> CorpusConfig:
     return build(CorpusConfig, {"tokenizer": kind, "vocab_size": 400})
-
-
-def sides(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Ready-made splits that leak, repeat themselves and have a blank pair."""
-    content = {"train": [*PAIRS[:40], PAIRS[0], Pair("", "x")], "valid": PAIRS[40:45], "test": PAIRS[39:49]}
-    for name, pairs in content.items():
-        files.write_lines(folder / f"{name}.en", [pair.source for pair in pairs])
-        (folder / f"{name}.es.gz").write_bytes(gzip.compress("".join(f"{pair.target}\n" for pair in pairs).encode()))
-    return {name: (folder / f"{name}.en", folder / f"{name}.es.gz") for name in content}
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -76,12 +49,12 @@ def test_the_folder_holds_what_the_manifest_says(tmp_path: Path, kind: str) -> N
     encodings = [f"{name}.ids" for name in corpus.SPLITS]
     assert sorted(path.name for path in folder.iterdir()) == sorted(["manifest.json", *models, *texts, *encodings])
     assert manifest.files == {name: files.checksum(folder / name) for name in [*models, *texts]}
-    assert prepare.load_manifest(folder) == manifest
+    assert data_folder.load_manifest(folder) == manifest
     assert manifest.config == config
     assert list((tmp_path / "data").iterdir()) == [folder]
-    stages = [event.text.split()[0] for event in events if isinstance(event, prepare.Stage)]
+    stages = [event.text.split()[0] for event in events if isinstance(event, Stage)]
     assert stages == ["reading", "splitting", "training", "writing", "encoding"]
-    counted = [event for event in events if isinstance(event, prepare.Working)]
+    counted = [event for event in events if isinstance(event, Working)]
     assert len(events) == len(stages) + len(counted)
     assert all(event.total is None or 0 < event.done <= event.total for event in counted)
 
@@ -90,35 +63,35 @@ def test_the_splits_are_those_of_the_corpus(tmp_path: Path) -> None:
     manifest = prepare.prepare(CONFIG, tmp_path / "data")
     read = {name: data_folder.read_split(tmp_path / "data", name) for name in corpus.SPLITS}
     assert sorted(pair for pairs in read.values() for pair in pairs) == sorted(PAIRS)
-    labels = corpus.labels(pair.source[:11] for pair in PAIRS)
-    assert read["test"] == list(corpus.split(corpus.collect(PAIRS, "pairs"), labels, "grouped", 1).test)
+    labels = corpus.hashed(pair.source[:11] for pair in PAIRS)
+    assert read["test"] == list(splitting.split(corpus.collect(PAIRS, "pairs"), labels, "grouped", 1).test)
     assert dataclasses.asdict(manifest.splits) == {
         name: {"pairs": len(pairs), "distinct_sources": len(pairs), "distinct_targets": len(pairs)}
         for name, pairs in read.items()
     }
-    assert manifest.leakage.test == corpus.Leakage(source=0, target=0, either=0, both=0)
+    assert manifest.leakage.test == Leakage(source=0, target=0, either=0, both=0)
     assert (manifest.counts.read, manifest.counts.kept, manifest.counts.groups) == (200, 200, 20)
 
 
-def test_backward_turns_the_sides_and_nothing_else(tmp_path: Path) -> None:
+def test_backward_swaps_source_and_target_and_nothing_else(tmp_path: Path) -> None:
     prepare.prepare(CONFIG, tmp_path / "forward")
     prepare.prepare(dataclasses.replace(CONFIG, direction="es-en"), tmp_path / "backward")
     for name in corpus.SPLITS:
-        turned = [Pair(target, source) for source, target in data_folder.read_split(tmp_path / "forward", name)]
-        assert data_folder.read_split(tmp_path / "backward", name) == turned
+        swapped = [Pair(target, source) for source, target in data_folder.read_split(tmp_path / "forward", name)]
+        assert data_folder.read_split(tmp_path / "backward", name) == swapped
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "word"])
 def test_the_tokenizer_learns_from_the_training_split_only(tmp_path: Path, kind: str) -> None:
-    files_of, marks = sides(tmp_path), {"train": "ωωω", "valid": "ζζζ", "test": "ψψψ"}
+    files_of, marks = ready_made(tmp_path), {"train": "ωωω", "valid": "ζζζ", "test": "ψψψ"}
     for name, mark in marks.items():
         lines = files.read_lines(files_of[name][0])
         files.write_lines(files_of[name][0], [f"{line} {mark}" if line else "" for line in lines])
     prepare.prepare(config_of(kind), tmp_path / "data", files=files_of)
     tokenizer = data_folder.load_tokenizer(tmp_path / "data")
-    pieces = tokenizer.pieces_source(range(tokenizer.source_size))
-    assert any("ω" in piece for piece in pieces)
-    assert not any("ζ" in piece or "ψ" in piece for piece in pieces)
+    tokens = tokenizer.source_tokens(range(tokenizer.source_size))
+    assert any("ω" in token for token in tokens)
+    assert not any("ζ" in token or "ψ" in token for token in tokens)
 
 
 def test_blank_pairs_and_duplicates_of_a_table_are_counted_and_left_out(tmp_path: Path) -> None:
@@ -129,13 +102,13 @@ def test_blank_pairs_and_duplicates_of_a_table_are_counted_and_left_out(tmp_path
     assert (counts.read, counts.blank, counts.duplicates, counts.kept) == (210, 3, 7, 200)
 
 
-def test_ready_made_splits_stay_as_they_are_and_their_leakage_is_told(tmp_path: Path) -> None:
-    manifest = prepare.prepare(CONFIG, tmp_path / "data", files=sides(tmp_path))
+def test_ready_made_splits_stay_as_they_are_and_their_leakage_is_reported(tmp_path: Path) -> None:
+    manifest = prepare.prepare(CONFIG, tmp_path / "data", files=ready_made(tmp_path))
     assert data_folder.read_split(tmp_path / "data", "train") == [*PAIRS[:40], PAIRS[0]]
     assert data_folder.read_split(tmp_path / "data", "test") == PAIRS[39:49]
     assert (manifest.origin, manifest.corpus, manifest.counts.blank) == ("sides", "custom", 1)
     assert manifest.counts.duplicates == 1 + 1 + 5  # inside train, of test in train, of test in valid
-    assert manifest.leakage.test == corpus.Leakage(source=0.1, target=0.1, either=0.1, both=0.1)
+    assert manifest.leakage.test == Leakage(source=0.1, target=0.1, either=0.1, both=0.1)
     assert sorted(manifest.sources) == sorted(f"{name}.{side}" for name in corpus.SPLITS for side in ("src", "tgt"))
 
 
@@ -187,7 +160,7 @@ def test_preparing_the_same_again_does_nothing(tmp_path: Path, table: Path) -> N
         (dataclasses.replace(CONFIG, direction="en-es"), None),
         (dataclasses.replace(CONFIG, max_length=5, overlong="cut"), None),  # at work in training only
         (dataclasses.replace(CONFIG, name=str(table)), None),
-        (CONFIG, sides(tmp_path)),
+        (CONFIG, ready_made(tmp_path)),
     ]:
         folder = tmp_path / "data" / prepare.named(config, files_of).folder_name
         first = prepare.prepare(config, folder, files=files_of)
@@ -205,32 +178,14 @@ def test_a_prepared_folder_goes_by_its_name(tmp_path: Path, table: Path) -> None
         prepare.prepare(by_name, tmp_path / "data" / "news", force=True)
 
 
-def test_differences_are_named_in_words(tmp_path: Path, table: Path) -> None:
-    manifest = prepare.prepare(CONFIG, tmp_path / "data")
-    assert prepare.differences(manifest, CONFIG) == []
-    other = CorpusConfig(name="phrasebook.tsv", seed=2, split="random", tokenizer="word", direction="backward")
-    assert prepare.differences(manifest, other) == [
-        "corpus is phrasebook, the configuration asks for phrasebook.tsv",
-        "direction is forward, the configuration asks for backward",
-        "split is grouped, the configuration asks for random",
-        "seed is 1, the configuration asks for 2",
-        "tokenizer is bpe, the configuration asks for word",
-        "vocab_size is 400, the configuration asks for 8000",
-    ]
-    ready_made = prepare.prepare(CONFIG, tmp_path / "custom", files=sides(tmp_path))
-    assert prepare.differences(ready_made, dataclasses.replace(CONFIG, name="custom", seed=2, split="random")) == []
-
-
-def test_preparing_differently_needs_force(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    prepare.prepare(CONFIG, folder)
-    before = snapshot(folder)
+def test_preparing_differently_needs_force(prepared: Path) -> None:
+    folder, before = prepared, snapshot(prepared)
     other = dataclasses.replace(CONFIG, vocab_size=350)
     with pytest.raises(ConfigError, match=r"vocab_size is 400, the configuration asks for 350; --force prepares it"):
         prepare.prepare(other, folder)
     assert snapshot(folder) == before
     assert prepare.prepare(other, folder, force=True).tokenizer.source_size <= 350
-    assert prepare.load_manifest(folder).config == other
+    assert data_folder.load_manifest(folder).config == other
 
 
 def test_other_files_under_the_same_name_are_noticed(tmp_path: Path, table: Path) -> None:
@@ -246,9 +201,8 @@ def test_other_files_under_the_same_name_are_noticed(tmp_path: Path, table: Path
 
 
 @pytest.mark.parametrize("name", ["test.tgt", "tokenizer.model"])
-def test_a_damaged_folder_is_told_by_file(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "data"
-    first = prepare.prepare(CONFIG, folder)
+def test_the_damaged_files_of_a_folder_are_named(prepared: Path, name: str) -> None:
+    folder, first = prepared, data_folder.load_manifest(prepared)
     with (folder / name).open("ab") as file:
         file.write(b"x\n")
     for _ in "changed", "missing":
@@ -258,73 +212,37 @@ def test_a_damaged_folder_is_told_by_file(tmp_path: Path, name: str) -> None:
     assert prepare.prepare(CONFIG, folder, force=True).files == first.files
 
 
-def test_another_tokenizer_is_noticed(tmp_path: Path) -> None:
-    prepare.prepare(CONFIG, tmp_path)
-    Tokenizer.train("bpe", ["something else"], ["otra cosa"], 301).save(tmp_path)
-    with pytest.raises(DataError, match=r"tokenizer\.model changed since prepared"):
-        data_folder.load_tokenizer(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda raw: "{", r"damaged, not JSON"),
-        (lambda raw: "[]", r"format None, this version reads 1"),
-        (lambda raw: json.dumps(raw | {"format": 2}), r"format 2, this version reads 1"),
-        (lambda raw: json.dumps({**raw, "counts": 3}), r"damaged \(counts: expected settings"),
-        (lambda raw: json.dumps({**raw, "counts": {}}), r"damaged"),
-        (lambda raw: json.dumps({**raw, "files": []}), r"damaged \(files"),
-        (lambda raw: json.dumps({key: raw[key] for key in raw if key != "files"}), r"damaged \(no files\)"),
-    ],
-)
-def test_a_damaged_manifest_is_one_line(tmp_path: Path, change: Callable[[Raw], str], message: str) -> None:
-    prepare.prepare(CONFIG, tmp_path)
-    path = tmp_path / "manifest.json"
-    path.write_text(change(json.loads(path.read_text())))
-    told = rf"manifest\.json: {message}.*; prepare again with --force$"
-    with pytest.raises(DataError, match=told):
-        prepare.load_manifest(tmp_path)
-    with pytest.raises(DataError, match=told):
-        prepare.prepare(CONFIG, tmp_path)
-    assert prepare.prepare(CONFIG, tmp_path, force=True) == prepare.load_manifest(tmp_path)
-
-
-def test_no_folder_is_no_prepared_corpus(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no prepared corpus \(manifest\.json is missing\); run projtrans prepare$"):
-        prepare.load_manifest(tmp_path / "nothing")
-
-
 # ------------------------------------------------------------------------------------------------- left as it was
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")], ids=["Ctrl-C", "full"])
-@pytest.mark.parametrize("step", ["write_lines", "checksum", "write_json", "_exchange"])
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [(prepare, "write_lines"), (prepare, "checksum"), (prepare, "write_json"), (files, "_exchange")],
+    ids=["write_lines", "checksum", "write_json", "_exchange"],
+)
 def test_an_end_at_any_step_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, place: ModuleType, step: str, error: BaseException
 ) -> None:
-    folder = tmp_path / "data" / "news"
-    prepare.prepare(CONFIG, folder)
-    before = snapshot(folder)
+    folder, before = prepared, snapshot(prepared)
 
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(prepare, step, fail)
-    for place in (folder, tmp_path / "data" / "fresh"):
+    monkeypatch.setattr(place, step, fail)
+    for target in (folder, folder.with_name("fresh")):
         with pytest.raises((KeyboardInterrupt, DataError)) as caught:
-            prepare.prepare(dataclasses.replace(CONFIG, seed=2), place, force=True)
+            prepare.prepare(dataclasses.replace(CONFIG, seed=2), target, force=True)
         if isinstance(error, OSError):
-            assert str(caught.value) == f"cannot write {place}: No space left on device"
+            assert str(caught.value) == f"cannot write {target}: No space left on device"
     assert snapshot(folder) == before
-    assert list((tmp_path / "data").iterdir()) == [folder]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_an_end_between_the_two_renamings_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "data"
-    prepare.prepare(CONFIG, folder)
-    before = snapshot(folder)
+    folder, before = prepared, snapshot(prepared)
     rename = Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
@@ -336,7 +254,7 @@ def test_an_end_between_the_two_renamings_leaves_what_was_there(
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare(CONFIG, folder, force=True)
     assert snapshot(folder) == before
-    assert list(tmp_path.iterdir()) == [folder]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -372,7 +290,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         ("xyz", r"corpus 'xyz': .* known are phrasebook and tatoeba-spa-eng"),
     ],
 )
-def test_an_unknown_corpus_is_told_the_nearest_name(tmp_path: Path, name: str, message: str) -> None:
+def test_an_unknown_corpus_gets_the_nearest_name(tmp_path: Path, name: str, message: str) -> None:
     config = CorpusConfig(name=name)
     with pytest.raises(ConfigError, match=rf"^{message}"):
         prepare.prepare(config, tmp_path / "data")
@@ -386,7 +304,7 @@ def test_an_unknown_corpus_is_told_the_nearest_name(tmp_path: Path, name: str, m
         (b"a\tb\n", r"x\.tsv: the corpus has 1 sentence pair\(s\); at least 3 are needed"),
         (b"a\tb\nc\n", r"x\.tsv:2: no tab"),
         (b"a\tb\n\xff\tx\n", r"x\.tsv:2: not valid UTF-8"),
-        (b"a\tb\na\tc\na\td\n", r"x\.tsv: 3 pairs hang together in 1 group"),
+        (b"a\tb\na\tc\na\td\n", r"x\.tsv: 3 pairs are linked into 1 group"),
     ],
     ids=["empty", "one line", "no tab", "latin-1", "one group"],
 )
@@ -402,7 +320,11 @@ def test_missing_files_and_places_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("a\tb\n")
     (tmp_path / "folder.tsv").mkdir()
     asked = [
-        (CorpusConfig(name=str(tmp_path / "notes.txt")), tmp_path / "a", r"must end in \.tsv or \.tsv\.gz$"),
+        (
+            CorpusConfig(name=str(tmp_path / "notes.txt")),
+            tmp_path / "a",
+            r"must be a tab-separated file whose name ends in \.tsv or \.tsv\.gz$",
+        ),
         (CorpusConfig(name=str(tmp_path / "no.tsv")), tmp_path / "a", r"no\.tsv: No such file or directory$"),
         (CorpusConfig(name=str(tmp_path / "folder.tsv")), tmp_path / "a", r"folder\.tsv: Is a directory$"),
         (CONFIG, tmp_path / "notes.txt" / "a", r"^cannot write .*a: File exists \(.*notes\.txt\)$"),
@@ -410,17 +332,3 @@ def test_missing_files_and_places_are_one_line(tmp_path: Path) -> None:
     for config, folder, message in asked:
         with pytest.raises(ProjtransError, match=message):
             prepare.prepare(config, folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("phrasebook", "data/phrasebook"),
-        ("tatoeba-spa-eng", "data/tatoeba-spa-eng"),
-        ("some/news.tsv.gz", "data/news"),
-        ("mine", "data/mine"),
-        ("some/prepared", "some/prepared"),
-    ],
-)
-def test_default_folders(name: str, folder: str) -> None:
-    assert data_folder.default_folder(CorpusConfig(name=name)) == Path(folder)

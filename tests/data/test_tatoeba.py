@@ -106,9 +106,11 @@ def test_a_download_is_reported_verified_and_kept(server: Server, cache: Path) -
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
-def test_an_interrupted_download_goes_on(server: Server, cache: Path, ranges: bool) -> None:
+def test_an_interrupted_download_is_resumed(server: Server, cache: Path, ranges: bool) -> None:
     server.limit, server.ranges = 100_000, ranges
-    with pytest.raises(DataError, match=r"stopped after 100,000 of 2\d\d,\d\d\d bytes; run the command again to go on"):
+    with pytest.raises(
+        DataError, match=r"stopped after 100,000 of 2\d\d,\d\d\d bytes; run the command again to resume it"
+    ):
         tatoeba.find(None, report=quiet, remote=server.remote)
     assert contents(cache) == ["spa-eng.zip.part"]
     server.limit = len(ARCHIVE)

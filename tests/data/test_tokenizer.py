@@ -41,7 +41,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 @pytest.mark.parametrize("kind", SUBWORDS)
 @given(anything)
-@example("<s> </s> <unk> <pad> <0x41>")  # looks like special and byte pieces, is text
+@example("<s> </s> <unk> <pad> <0x41>")  # looks like special and byte tokens, is text
 @example("e\u0301 \u2028 \x85 \ufb01 \u212b")  # NFC composes, but leaves compatibility characters as they are
 @example("👩‍👩‍👧 \U0010ffff \x00 \ufeff \ud800")
 @example("\u2581low \u2585 \u2047")  # signs with a meaning inside SentencePiece
@@ -62,7 +62,7 @@ def test_nfc_text_with_single_spaces_comes_back_verbatim(kind: str, words: list[
 @given(st.lists(st.sampled_from(_WORDS)))
 def test_known_words_round_trip_in_normal_form(words: list[str]) -> None:
     tokenizer = TRAINED["word"]
-    known = {piece.removeprefix("▁") for piece in tokenizer.pieces_target(range(4, tokenizer.target_size))}
+    known = {token.removeprefix("▁") for token in tokenizer.target_tokens(range(4, tokenizer.target_size))}
     text = " ".join(word for word in words if word in known)
     assert tokenizer.decode_target(tokenizer.encode_target([f"¿{text.upper()}?"])) == [text]
 
@@ -108,7 +108,7 @@ def test_a_text_is_encoded_alike_alone_and_in_company(tokenizer: Tokenizer) -> N
 
 
 def test_special_ids_and_ends(tokenizer: Tokenizer) -> None:
-    assert tokenizer.pieces_source(range(4)) == tokenizer.pieces_target(range(4)) == ["<pad>", "<unk>", "<s>", "</s>"]
+    assert tokenizer.source_tokens(range(4)) == tokenizer.target_tokens(range(4)) == ["<pad>", "<unk>", "<s>", "</s>"]
     (source,), (target,) = tokenizer.encode_source([SOURCES[0]]), tokenizer.encode_target([TARGETS[0]])
     assert (source[-1] == tokenizer.eos_id) is (tokenizer.kind != "word")
     assert tokenizer.eos_id not in [*source[:-1], *target]
@@ -117,10 +117,10 @@ def test_special_ids_and_ends(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode_target([opened]) == tokenizer.decode_target([target])
 
 
-def test_pieces_spell_the_text(tokenizer: Tokenizer) -> None:
+def test_tokens_spell_the_text(tokenizer: Tokenizer) -> None:
     (ids,) = tokenizer.encode_target([TARGETS[0]])
     if tokenizer.unk_id not in ids:
-        spelt = "".join(tokenizer.pieces_target(ids)).replace("▁", " ").strip()
+        spelt = "".join(tokenizer.target_tokens(ids)).replace("▁", " ").strip()
         assert spelt == tokenizer.normal_form(TARGETS[0])
 
 
@@ -135,7 +135,7 @@ def test_words_are_the_most_frequent_ones() -> None:
     texts = ["uno uno uno", "Dos, dos!", "¿tres? tres", "cuatro"] * 2
     tokenizer = Tokenizer.train("word", ["a"], texts, 6)
     counts = Counter(word for text in texts for word in normal_form(text, "word").split())
-    words = {piece.removeprefix("▁") for piece in tokenizer.pieces_target([4, 5])}
+    words = {token.removeprefix("▁") for token in tokenizer.target_tokens([4, 5])}
     assert tokenizer.target_size == 6
     assert "uno" in words
     assert min(counts[word] for word in words) >= max(counts[word] for word in counts.keys() - words)
@@ -205,7 +205,7 @@ def test_what_is_saved_is_what_is_loaded(tokenizer: Tokenizer, tmp_path: Path) -
 def test_missing_and_damaged_models_are_one_line(
     tokenizer: Tokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(RunError, match=r"tokenizer\.model: No such file or directory; the tokenizer belongs beside"):
+    with pytest.raises(RunError, match=r"tokenizer\.model: No such file or directory; the tokenizer must lie beside"):
         Tokenizer.load(tmp_path)
     tokenizer.save(tmp_path)
     path = tmp_path / tokenizer.file_names[-1]
@@ -256,7 +256,7 @@ def test_bpe_leaves_out_every_merge_or_none() -> None:
     tokenizer = TRAINED["bpe"]
     assert tokenizer.sample_target(SOURCES, 0.0, range(len(SOURCES))) == tokenizer.encode_target(SOURCES)
     for ids in tokenizer.sample_target(SOURCES[:20], 1.0, range(20)):
-        assert all(len(piece) == 1 for piece in tokenizer.pieces_target(ids))
+        assert all(len(token) == 1 for token in tokenizer.target_tokens(ids))
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.3, 0.6])
@@ -264,8 +264,8 @@ def test_bpe_leaves_out_a_merge_with_the_probability_asked_for(dropout: float) -
     """Two merges in a row make the one word of this language: it stays whole with probability (1 - p)²."""
     tokenizer = Tokenizer.train("bpe", ["ab"] * 10, ["ab"] * 10, 4 + 256 + 5)
     (whole,) = tokenizer.encode_target(["ab"])
-    assert tokenizer.pieces_target(whole) == ["▁ab"]
-    merged = [piece for piece in tokenizer.pieces_target(range(4 + 256, tokenizer.target_size)) if len(piece) > 1]
+    assert tokenizer.target_tokens(whole) == ["▁ab"]
+    merged = [token for token in tokenizer.target_tokens(range(4 + 256, tokenizer.target_size)) if len(token) > 1]
     assert len(merged) == 2, merged
     count = 4000
     kept = tokenizer.sample_target(["ab"] * count, dropout, range(count)).count(whole) / count

@@ -233,7 +233,7 @@ def test_a_model_that_was_trained_on_cut_lines_cuts_them(toy: Toy, tmp_path: Pat
 def test_a_line_feed_that_the_model_invents_does_not_break_the_line(toy: Toy) -> None:
     """There is a piece for every byte, the line feed among them: nothing but training keeps a model from using it."""
     translator = Translator.load(toy.run("standard"), "cpu").with_decoding(beam_size=5)
-    pieces = translator.tokenizer.pieces_target(range(translator.tokenizer.target_size))
+    pieces = translator.tokenizer.target_tokens(range(translator.tokenizer.target_size))
     with torch.no_grad():
         translator.model.output.bias[[pieces.index("<0x0A>"), pieces.index("<0x0D>"), pieces.index("<0x41>")]] += 1000.0
     hypotheses = translator.translate(["one two three"], n_best=5)[0].hypotheses

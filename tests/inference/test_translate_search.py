@@ -48,7 +48,7 @@ def hypotheses(translations: list[Translation]) -> list[tuple[str, list[tuple[st
 def rescored(translator: Translator, source: str, pieces: list[str]) -> list[float]:
     """What the model gives to the pieces when they are forced on it, from the whole prefix, without a search."""
     tokenizer, model = translator.tokenizer, translator.model
-    ids = {piece: id_ for id_, piece in enumerate(tokenizer.pieces_target(range(tokenizer.target_size)))}
+    ids = {piece: id_ for id_, piece in enumerate(tokenizer.target_tokens(range(tokenizer.target_size)))}
     target = [ids[piece] for piece in pieces]
     with torch.no_grad():
         memory = model.encode(torch.tensor(tokenizer.encode_source([source])), None)

@@ -147,7 +147,7 @@ def test_every_source_piece_has_its_word(kind: str, text: str) -> None:
     raw = text.split()
     assert set(flat) == {i for i, word in enumerate(raw) if tokenizer.normal_form(word)}
     if kind != "word":
-        pieces = tokenizer.pieces_source(ids[:-1])
+        pieces = tokenizer.source_tokens(ids[:-1])
         for number in set(flat):
             of_word = [id_ for id_, words in zip(ids, found, strict=False) if words == [number]]
             assert tokenizer.decode_target([of_word]) == [tokenizer.normal_form(raw[number])]
