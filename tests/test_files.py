@@ -1,4 +1,4 @@
-"""Whole files or none, and lines read strictly."""
+"""Complete files or none, and lines read strictly."""
 
 import gzip
 import json
@@ -18,18 +18,21 @@ line = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")
 lines = st.lists(line).filter(lambda found: not (found and found[0].startswith("\ufeff")))
 
 
-@given(lines)
-def test_lines_survive_writing_and_reading(tmp_path_factory: pytest.TempPathFactory, written: list[str]) -> None:
-    path = tmp_path_factory.mktemp("round") / "text"
-    files.write_lines(path, written)
-    assert files.read_lines(path) == written
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all examples of a property."""
+    return tmp_path_factory.mktemp("scratch")
 
 
 @given(lines)
-def test_windows_ends_a_byte_order_mark_and_gzip_change_nothing(
-    tmp_path_factory: pytest.TempPathFactory, written: list[str]
-) -> None:
-    path = tmp_path_factory.mktemp("round") / "text.gz"
+def test_lines_survive_writing_and_reading(scratch: Path, written: list[str]) -> None:
+    files.write_lines(scratch / "text", written)
+    assert files.read_lines(scratch / "text") == written
+
+
+@given(lines)
+def test_windows_ends_a_byte_order_mark_and_gzip_change_nothing(scratch: Path, written: list[str]) -> None:
+    path = scratch / "text.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + "".join(f"{line}\r\n" for line in written).encode()))
     assert files.read_lines(path) == written
 
@@ -83,6 +86,34 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_debris(tmp_path: Path
             raise error
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_while_building_a_folder_leaves_the_old_one_and_no_debris(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for content in ("old", "new"):
+        with files.replacing_folder(folder) as built:
+            (built / content).touch()
+        assert [path.name for path in folder.iterdir()] == [content]
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(folder) as built:
+        (built / "half").touch()
+        raise KeyboardInterrupt
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_lock_is_held_once_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with files.locked(path) as first, files.locked(path) as second:
+        assert (first, second) == (True, False)
+    with files.locked(path) as third:
+        assert third
+
+
+def test_the_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    for name in ("file", ".file.x8", "file.x8", ".file2.x8"):
+        (tmp_path / name).touch()
+    files.remove_leftovers(tmp_path / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".file2.x8", "file", "file.x8"]
 
 
 def test_the_new_file_has_ordinary_permissions(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Reading and what is kept of it; the corpus section of a configuration."""
 
 import gzip
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,14 @@ text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all examples of a property."""
+    return tmp_path_factory.mktemp("texts")
+
+
 @given(st.lists(st.builds(Pair, text.filter(bool), text.filter(bool)), min_size=1))
-def test_tables_and_parallel_files_keep_every_pair(pairs: list[Pair]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        keeps_every_pair(Path(name), pairs)
-
-
-def keeps_every_pair(folder: Path, pairs: list[Pair]) -> None:
+def test_tables_and_parallel_files_keep_every_pair(folder: Path, pairs: list[Pair]) -> None:
     (folder / "a.tsv").write_bytes("".join(f"{source}\t{target}\n" for source, target in pairs).encode())
     table = "\r\n".join(f"{source}\t{target}\tCC-BY 2.0\tmore" for source, target in pairs)
     (folder / "b.tsv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + table.encode()))

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from projtrans import files
 from projtrans.data import encoded_corpus as encoding
@@ -29,17 +27,6 @@ def fits(split: Prepared, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> None:
     assert list(split) == list(pairs)
     assert lists(split.encoded[0]) == tokenizer.encode_source([pair.source for pair in pairs])
     assert lists(split.encoded[1]) == tokenizer.encode_target([pair.target for pair in pairs])
-
-
-@given(st.lists(st.lists(st.integers(0, 2**31 - 1))), st.integers(0, 9), st.integers(0, 9))
-def test_ragged_lists_come_back(rows: list[list[int]], first: int, last: int) -> None:
-    ragged = Ragged.of(rows)
-    assert (lists(ragged), len(ragged)) == (rows, len(rows))
-    assert ragged[first:last] == rows[first:last]
-    if rows:
-        assert ragged[-1] == rows[-1]
-    with pytest.raises(IndexError):
-        ragged[len(rows)]
 
 
 @pytest.mark.parametrize("name", SPLITS)

@@ -11,6 +11,8 @@ from projtrans.data import phrasebook
 from tools.phrasebook import generator, inflection
 from tools.phrasebook.lexicon import load_lexicon
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 5
 
 
