@@ -9,9 +9,9 @@ from projtrans.errors import ConfigError
 def prepare(
     corpus: o.Corpus = None,
     output: o.OutputFolder = None,
-    train_sides: o.TrainSides = None,
-    valid_sides: o.ValidSides = None,
-    test_sides: o.TestSides = None,
+    train: o.TrainSides = None,
+    valid: o.ValidSides = None,
+    test: o.TestSides = None,
     archive: o.Archive = None,
     config: o.Config = None,
     direction: o.Direction = None,
@@ -35,7 +35,7 @@ def prepare(
 
     flags = {"name": corpus, "direction": direction, "split": split, "seed": seed}
     flags |= {"tokenizer": tokenizer, "vocab_size": vocab_size}
-    files = _ready_made({"train": train_sides, "valid": valid_sides, "test": test_sides}, corpus)
+    files = _ready_made({"train": train, "valid": valid, "test": test}, corpus)
     wanted = preparing.wanted(config, {key: value for key, value in flags.items() if value is not None}, files)
     folder = output or default_folder(wanted)
     with displays.PrepareDisplay(quiet) as display:

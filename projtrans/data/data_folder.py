@@ -25,6 +25,9 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 
+READY_MADE = "sides"
+"""The origin of ready-made splits in the manifest."""
+
 
 # --------------------------------------------------------------------------------------------------- the manifest
 
@@ -84,7 +87,7 @@ class Manifest:
     format: int
     version: str
     corpus: str
-    origin: str  # the name of a known corpus, table, or sides (ready-made splits)
+    origin: str  # READY_MADE, the origin of a file format, or the name of a named corpus
     config: CorpusConfig
     sources: dict[str, str]  # checksum of every file that the pairs were read from
     counts: Counts
@@ -130,7 +133,7 @@ def differences(manifest: Manifest, config: CorpusConfig) -> list[str]:
     found, wanted = _essence(manifest.config), _essence(config)
     if _same_corpus(manifest.config, config):
         del found["corpus"]
-    keys = [key for key in found if not (manifest.origin == "sides" and key in ("split", "seed"))]
+    keys = [key for key in found if not (manifest.origin == READY_MADE and key in ("split", "seed"))]
     return [
         f"{key} is {found[key]}, the configuration asks for {wanted[key]}" for key in keys if found[key] != wanted[key]
     ]

@@ -30,6 +30,7 @@ from projtrans.data.corpus import (
 from projtrans.data.data_folder import (
     FORMAT,
     MANIFEST,
+    READY_MADE,
     Counts,
     LeakageReport,
     Manifest,
@@ -124,7 +125,7 @@ def prepare(
 def _origin(config: CorpusConfig, folder: Path, files: ReadyMade | None) -> str:
     """Where the pairs come from: a named corpus, a file, or ready-made splits."""
     if files is not None:
-        return "sides"
+        return READY_MADE
     if config.ending is not None:
         return FORMATS[config.ending].origin
     if config.name in CORPORA:
@@ -270,7 +271,7 @@ def _source_differences(
         given = {FORMATS[config.ending].origin: Path(config.name)}
     elif archive is not None:
         given = {"archive": archive}
-    if manifest.origin == "sides" and files is None and config.ending is not None:
+    if manifest.origin == READY_MADE and files is None and config.ending is not None:
         yield "it was made from ready-made splits"
         return
     for role, path in given.items():

@@ -84,7 +84,7 @@ def test_contractions_and_articles_are_right(corpus):
 
 
 def test_he_and_she_are_always_said(corpus):
-    """The policy on subject pronouns, told from the surface."""
+    """The policy on subject pronouns, read off the surface."""
     for phrase in corpus:
         first = phrase.source.split()[0]
         if first in ("He", "She") and not re.search(r"\b(likes?|loves?|like)\b", phrase.source):
@@ -163,7 +163,7 @@ def test_each_source_has_one_group(corpus):
     assert all(len(found) == 1 for found in groups.values())
 
 
-# --- agreement, told from the surface ---------------------------------------------------------------------------------
+# --- agreement, read off the surface ----------------------------------------------------------------------------------
 
 GENDERS = {"casa": "f", "mesa": "f", "llave": "f", "flor": "f", "foto": "f", "leche": "f", "mano": "f", "camión": "m",
            "mapa": "m", "sofá": "m", "problema": "m", "poema": "m", "coche": "m", "lápiz": "m", "reloj": "m",

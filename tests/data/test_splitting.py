@@ -142,7 +142,7 @@ def test_the_order_of_the_corpus_does_not_matter_but_the_seed_does(how: str) -> 
 
 
 def test_the_order_is_that_of_a_published_hash() -> None:
-    """Not of Python's random numbers: whoever knows seed and text can tell the split, on any machine."""
+    """Not of Python's random numbers: seed and text determine the split, on any machine."""
     pairs = numbered(20)
     train, valid, test = lists(split_of(pairs, None, "grouped", 7))
     assert train + valid + test == sorted(

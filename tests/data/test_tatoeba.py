@@ -94,13 +94,13 @@ def contents(folder: Path) -> list[str]:
 
 
 def test_a_download_is_reported_verified_and_kept(server: Server, cache: Path) -> None:
-    told: list[tuple[int, int]] = []
-    found = tatoeba.find(None, report=lambda done, total: told.append((done, total)), remote=server.remote)
+    reported: list[tuple[int, int]] = []
+    found = tatoeba.find(None, report=lambda done, total: reported.append((done, total)), remote=server.remote)
     assert found.read_bytes() == ARCHIVE
     assert contents(cache) == ["spa-eng.zip"]
-    assert told == sorted(told)
-    assert told[0] == (0, len(ARCHIVE))
-    assert told[-1] == (len(ARCHIVE), len(ARCHIVE))
+    assert reported == sorted(reported)
+    assert reported[0] == (0, len(ARCHIVE))
+    assert reported[-1] == (len(ARCHIVE), len(ARCHIVE))
     assert tatoeba.find(None, report=quiet, remote=server.remote) == found
     assert server.asked == [None]
 
@@ -114,12 +114,12 @@ def test_an_interrupted_download_is_resumed(server: Server, cache: Path, ranges:
         tatoeba.find(None, report=quiet, remote=server.remote)
     assert contents(cache) == ["spa-eng.zip.part"]
     server.limit = len(ARCHIVE)
-    told: list[int] = []
-    found = tatoeba.find(None, report=lambda done, total: told.append(done), remote=server.remote)
+    reported: list[int] = []
+    found = tatoeba.find(None, report=lambda done, total: reported.append(done), remote=server.remote)
     assert found.read_bytes() == ARCHIVE
     assert contents(cache) == ["spa-eng.zip"]
     assert server.asked == [None, "bytes=100000-"]
-    assert told[0] == (100_000 if ranges else 0)
+    assert reported[0] == (100_000 if ranges else 0)
 
 
 def test_a_complete_part_file_needs_no_server(cache: Path) -> None:

@@ -124,7 +124,7 @@ def test_tokens_spell_the_text(tokenizer: Tokenizer) -> None:
         assert spelt == tokenizer.normal_form(TARGETS[0])
 
 
-def test_sides(tokenizer: Tokenizer) -> None:
+def test_joint_and_separate_vocabularies(tokenizer: Tokenizer) -> None:
     assert tokenizer.joint is (tokenizer.kind != "word")
     if tokenizer.joint:
         assert tokenizer.source_size == tokenizer.target_size == 500

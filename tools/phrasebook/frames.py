@@ -33,8 +33,8 @@ class Frame:
 
 
 def _parse_template(template: str) -> tuple[str | Field, ...]:
-    pieces = re.split(r"[{}]", template)
-    return tuple(_parse_field(piece) if at % 2 else piece for at, piece in enumerate(pieces))
+    parts = re.split(r"[{}]", template)
+    return tuple(_parse_field(part) if at % 2 else part for at, part in enumerate(parts))
 
 
 def _parse_field(text: str) -> Field:
