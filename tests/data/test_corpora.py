@@ -1,6 +1,8 @@
 """The named corpora, and the readers' own errors."""
 
+import json
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,13 @@ import pytest
 from projtrans import config
 from projtrans.data import corpora
 from projtrans.data.corpora import CORPORA
-from projtrans.errors import DataError
+from projtrans.data.corpus import SPLITS, CorpusConfig
+from projtrans.data.data_folder import default_folder, read_split
+from projtrans.data.events import Report
+from projtrans.data.prepare import prepare
+from projtrans.errors import ConfigError, DataError
+from projtrans.files import checksum, read_lines, write_lines
+from tests.data.cases import PAIRS
 
 
 def test_a_missing_tab_is_named_by_file_and_line(tmp_path: Path) -> None:
@@ -59,3 +67,37 @@ def test_only_named_corpora_have_a_shipped_configuration() -> None:
 )
 def test_files_are_known_by_their_ending(name: str, ending: str | None) -> None:
     assert corpora.ending(name) == ending
+
+
+def test_a_new_corpus_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(archive: Path | None, report: Report) -> corpora.RawText:
+        return corpora.RawText(pairs=PAIRS, name="letters", groups=[pair.source[:11] for pair in PAIRS])
+
+    letters = corpora.NamedCorpus(
+        read=read, configuration="phrasebook", languages=("es", "en"), examples=(("Ve aaa.",), ("See aaa.",)), note=""
+    )
+    monkeypatch.setitem(CORPORA, "letters", letters)
+    config = CorpusConfig(name="letters", direction="en-es", vocab_size=400)
+    manifest = prepare(config, tmp_path / "letters")
+    assert (manifest.origin, manifest.counts.kept, manifest.counts.groups) == ("letters", 200, 20)
+    assert config.backward
+    assert corpora.examples("letters", "en-es") == ("See aaa.",)
+    assert prepare(config, tmp_path / "letters") == manifest
+
+
+def test_a_new_file_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> Iterable[corpora.RawPair]:
+        return ((pair["en"], pair["es"]) for pair in map(json.loads, read_lines(path)))
+
+    monkeypatch.setitem(corpora.FORMATS, ".jsonl", corpora.Format(origin="objects", read=read))
+    path = tmp_path / "news.jsonl"
+    write_lines(path, [json.dumps({"en": source, "es": target}) for source, target in PAIRS])
+    config = CorpusConfig(name=str(path), vocab_size=400)
+    folder = default_folder(config, tmp_path)
+    manifest = prepare(config, folder)
+    assert folder == tmp_path / "news"
+    assert (manifest.origin, manifest.sources) == ("objects", {"objects": checksum(path)})
+    assert sorted(pair for name in SPLITS for pair in read_split(folder, name)) == sorted(PAIRS)
+    write_lines(path, [])
+    with pytest.raises(ConfigError, match=r"news\.jsonl is not the objects file it was made from"):
+        prepare(config, folder)
