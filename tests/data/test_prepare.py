@@ -140,6 +140,7 @@ def test_the_archive_goes_into_the_manifest(tmp_path: Path) -> None:
 REAL = os.environ.get(tatoeba.VARIABLE, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path(REAL).is_file(), reason=f"{tatoeba.VARIABLE} names no archive")
 @pytest.mark.parametrize(("how", "source", "either"), [("grouped", 0, 0), ("random", 0.18, 0.23)])
 def test_the_leakage_of_the_real_archive(tmp_path: Path, how: str, source: float, either: float) -> None:
