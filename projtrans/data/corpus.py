@@ -50,20 +50,23 @@ class CorpusConfig:
         "phrasebook", "phrasebook (bundled), tatoeba-spa-eng, a .tsv or .tsv.gz file, or the name of a prepared folder"
     )
     direction: Literal["forward", "backward", "en-es", "es-en"] = setting(
-        "forward", "forward translates the first side into the second; en-es and es-en for the two named corpora"
+        "forward", "forward translates the first language into the second; en-es and es-en for the two named corpora"
     )
     split: Literal["grouped", "random"] = setting(
         "grouped", "grouped keeps pairs that share a source or a target together: nothing leaks; random is the paper's"
     )
     seed: int = setting(1, "order of the split; another seed is another split", minimum=0)
     tokenizer: Literal["bpe", "unigram", "word"] = setting(
-        "bpe", "joint SentencePiece BPE or unigram; word is the paper's: lower case, no punctuation, one model a side"
+        "bpe",
+        "joint SentencePiece BPE or unigram; word is the paper's: lower case, no punctuation, one model per language",
     )
-    vocab_size: int = setting(8000, "pieces, special ones included; with word it is per side", above=300)
-    max_length: int = setting(128, "pieces per side beyond which overlong acts on a training pair", minimum=1)
-    folder: str | None = setting(None, "folder of the prepared data; null: data/NAME")
+    vocab_size: int = setting(8000, "tokens, special ones included; per language with word", above=300)
+    max_length: int = setting(
+        128, "tokens of source or target beyond which overlong acts on a training pair", minimum=1
+    )
+    folder: str | None = setting(None, "folder of the prepared data; null: data/NAME", affects="start")
     overlong: Literal["drop", "cut"] = setting(
-        "drop", "drop leaves training pairs over max_length out, cut cuts them, and lines that are translated"
+        "drop", "drop skips training pairs over max_length; cut truncates them, and lines to translate too"
     )
 
     def __post_init__(self) -> None:
