@@ -1,8 +1,8 @@
 """The strict way from YAML to frozen dataclasses and back.
 
 This file knows the rules (types, ranges, dotted paths, nearest keys), not the settings: each section is a dataclass
-declared in the file that uses it. A field made by `setting` carries its default, its range and its documentation, and
-nothing else in the project repeats any of them.
+declared in the file that uses it. A field made by `setting` carries its default, range and documentation, what the
+setting affects and which values were removed; nothing else in the project repeats any of these.
 """
 
 import dataclasses
@@ -24,6 +24,19 @@ Raw = dict[str, Any]
 Section = TypeVar("Section")
 
 
+Affects = Literal["weights", "start", "update", "order", "outcome", "limit"]
+"""What a setting affects. The first is the default, since it permits least; a resumed run may change only the last
+freely, and the first two never. Settings of `weights`, `update` and `order` affect the time of an update.
+
+    weights   which weights there are and what they mean
+    start     the data and weights that training starts from
+    update    what is computed in an update
+    order     which sentence pairs are in which batch, and when
+    outcome   what is learned, kept, reported or found by the search, at the same cost of an update
+    limit     when training stops and what it shows
+"""
+
+
 def setting(
     default: Any,
     doc: str,
@@ -32,10 +45,16 @@ def setting(
     above: float | None = None,
     maximum: float | None = None,
     below: float | None = None,
+    affects: Affects = "weights",
+    removed: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Any:
-    """A dataclass field with its documentation and its range (`minimum`, `maximum` inclusive; `above`, `below` not)."""
+    """A dataclass field with its documentation and its range (`minimum`, `maximum` inclusive; `above`, `below` not).
+
+    removed: values that old configurations may hold, each with the version that removed it and a remedy.
+    """
     bounds = {"≥": minimum, ">": above, "≤": maximum, "<": below}
-    metadata = {"doc": doc, "bounds": {sign: bound for sign, bound in bounds.items() if bound is not None}}
+    given = {sign: bound for sign, bound in bounds.items() if bound is not None}
+    metadata = {"doc": doc, "bounds": given, "affects": affects, "removed": removed}
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -50,7 +69,7 @@ def shipped_names() -> list[str]:
 
 
 def find(name_or_path: str) -> Path:
-    """The file of a shipped configuration, or the path itself when it has a `/` or an ending.
+    """The file of a shipped configuration, or the path itself if it has a `/` or an extension.
 
     Raises ConfigError for a name that is not shipped and for a file that does not exist.
     """
@@ -68,7 +87,7 @@ def find(name_or_path: str) -> Path:
 
 
 def read_yaml(path: Path) -> Raw:
-    """The mapping in a YAML file; raises ConfigError with the line of a mistake in its syntax."""
+    """The mapping in a YAML file; raises ConfigError with the line of a syntax error."""
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -85,7 +104,7 @@ def read_yaml(path: Path) -> Raw:
 
 
 def assign(raw: Raw, assignment: str) -> None:
-    """Put one `SECTION.KEY=VALUE` into `raw`, the value read as YAML."""
+    """Put one `SECTION.KEY=VALUE` into `raw`, with the value read as YAML."""
     dotted, equals, text = assignment.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
@@ -98,7 +117,7 @@ def assign(raw: Raw, assignment: str) -> None:
 
 
 def put(raw: Raw, keys: Sequence[str], value: Any) -> None:
-    """Put `value` at the path `keys`, making the mappings on the way."""
+    """Put `value` at the path `keys`, creating the mappings on the way."""
     for key in keys[:-1]:
         below = raw.get(key)
         if not isinstance(below, dict):
@@ -108,21 +127,21 @@ def put(raw: Raw, keys: Sequence[str], value: Any) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is a mistake instead of a silent choice."""
+    """YAML in which a duplicate key is an error instead of a silent choice."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
-            return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # which says what is wrong
+            return super().construct_mapping(node, deep)  # type: ignore[arg-type]  # raises
         merge = "tag:yaml.org,2002:merge"
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"'{key}' stands twice", problem_mark=node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"'{key}' is given twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 def _shipped_folder() -> Path:
-    """configs/ inside an installed package, or beside it in a checkout (editable installation)."""
+    """configs/ inside an installed package, or beside it in a checkout (editable install)."""
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
@@ -138,9 +157,9 @@ def _yaml_problem(error: Exception) -> str:
 
 
 def build(section: type[Section], raw: Any, path: str = "") -> Section:
-    """A section from its YAML mapping, every value checked.
+    """A section from its YAML mapping, with every value checked.
 
-    A dataclass with a class method `kinds() -> {name: subclass}` is a union told apart by its key `kind`.
+    A dataclass with a class method `kinds() -> {name: subclass}` is a union discriminated by its key `kind`.
     Raises ConfigError with the dotted path, the nearest valid key and what is allowed.
     """
     if raw is None:
@@ -158,7 +177,7 @@ def build(section: type[Section], raw: Any, path: str = "") -> Section:
     }
     try:
         return section(**values)
-    except ConfigError as error:  # from __post_init__, which does not know where its section stands
+    except ConfigError as error:  # from __post_init__, which does not know the path of its section
         raise ConfigError(_join(path, str(error))) from error
 
 
@@ -187,13 +206,15 @@ def _refuse_unknown(section: Any, raw: Mapping[Any, Any], path: str) -> None:
     for key in raw:
         if key not in known:
             of_kind = f" of kind {section.kind}" if hasattr(section, "kinds") else ""
-            close = _nearest(key, known) or f" (there are: {', '.join(known)})"
+            close = _nearest(key, known) or f" (settings: {', '.join(known)})"
             raise ConfigError(f"{_join(path, _one_line(str(key)))}: no such setting{of_kind}{close}")
 
 
 def _convert(value: Any, hint: Any, path: str, metadata: Mapping[str, Any]) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type[Any], hint), value, path)
+    if isinstance(value, str) and (since := metadata.get("removed", {}).get(value)):
+        raise ConfigError(f"{path}: {_shown(value)} was removed in {since}")
     for member in _members(hint):
         matched, converted = _match(value, member)
         if matched:
@@ -215,7 +236,7 @@ def _match(value: Any, hint: Any) -> tuple[bool, Any]:
     if hint is float:
         number = _number(value)
         return number is not None, number
-    # type(), not isinstance: True is an int to isinstance; a dict[str, str] is checked to be a dict only
+    # type(), not isinstance: isinstance takes True for an int; of a dict[str, str] only the dict is checked
     return type(value) is (typing.get_origin(hint) or hint), value
 
 
@@ -242,23 +263,35 @@ def _check_bounds(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------ description
 
 
-def describe(section: Any, path: str = "", kind: str = "") -> Iterator[tuple[str, str, str, str]]:
+def describe(section: Any, path: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Every setting below a section: dotted path (with its kind, if any), type and range, default, documentation."""
-    if hasattr(section, "kinds") and not kind:
-        doc = next(field.metadata["doc"] for field in dataclasses.fields(section) if field.name == "kind")
-        yield _join(path, "kind"), " or ".join(section.kinds()), _shown(section.kind), doc
-        for name, variant in section.kinds().items():
-            yield from describe(variant, path, name)
-        return
+    for dotted, kind, hint, field in _settings(section, path):
+        bounds = " and ".join(f"{sign} {bound:g}" for sign, bound in field.metadata.get("bounds", {}).items())
+        shown = f"{dotted} ({kind})" if kind else dotted
+        yield shown, f"{_expected(hint)} {bounds}".strip(), _shown(field.default), field.metadata.get("doc", "")
+
+
+def affected(section: Any) -> dict[str, Affects]:
+    """What every setting below a section affects, by dotted path; settings of all kinds are included."""
+    return {path: field.metadata.get("affects", "weights") for path, _, _, field in _settings(section)}
+
+
+def _settings(section: Any, path: str = "", kind: str = "") -> Iterator[tuple[str, str, Any, "dataclasses.Field[Any]"]]:
+    """Every setting below a section: dotted path, the kind that it belongs to (or ""), type, field; `kind` once."""
     hints = typing.get_type_hints(section)
-    for field in dataclasses.fields(section):
+    fields = dataclasses.fields(section)
+    if hasattr(section, "kinds") and not kind:
+        field = next(field for field in fields if field.name == "kind")
+        yield _join(path, "kind"), "", Literal[tuple(section.kinds())], field
+        for name, variant in section.kinds().items():
+            yield from _settings(variant, path, name)
+        return
+    for field in fields:
         hint, dotted = hints[field.name], _join(path, field.name)
         if dataclasses.is_dataclass(hint):
-            yield from describe(hint, dotted, kind)
+            yield from _settings(hint, dotted, kind)
         elif not (kind and field.name == "kind"):
-            bounds = " and ".join(f"{sign} {bound:g}" for sign, bound in field.metadata.get("bounds", {}).items())
-            shown = f"{dotted} ({kind})" if kind else dotted
-            yield shown, f"{_expected(hint)} {bounds}".strip(), _shown(field.default), field.metadata.get("doc", "")
+            yield dotted, kind, hint, field
 
 
 def _expected(hint: Any) -> str:

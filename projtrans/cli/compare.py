@@ -1,14 +1,10 @@
 """The command `compare`."""
 
 import json as jsonlib
-from typing import TYPE_CHECKING
 
 from projtrans.cli import options as o
 from projtrans.cli.shell import write
 from projtrans.cli.translators import _translator
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare(
@@ -24,9 +20,10 @@ def compare(
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Set runs side by side: settings, time, learning curves, BLEU and chrF with significance, translations.
+    """Compare runs: settings, time, learning curves, scores with significance, translations.
 
-    Runs that differ in the seed alone are one side, with mean and deviation; the side of the first run is the baseline.
+    Runs that differ only in the seed form one system, with mean and deviation; the system of the first run is the
+    baseline.
 
     Example: projtrans compare runs/phrasebook-standard runs/phrasebook-projection
     """
@@ -52,4 +49,4 @@ def compare(
     else:
         text = console.tables(report.sections(found), to_file=output not in (None, "-"))
     write(iter(text.split("\n")), output)
-    figure.draw(found.sides, figures or [])  # last: what took minutes is written, whatever becomes of the picture
+    figure.draw(found.sides, figures or [])  # last, so that a failure here loses no text that took minutes

@@ -145,7 +145,7 @@ def _print_table(table: Table) -> None:
 
 
 def tables(sections: Sequence[Any], *, to_file: bool) -> str:
-    """The sections of a report as text: as wide as the terminal, and unbroken in a file or a pipe."""
+    """The sections of a report as text: as wide as the terminal, or unbroken in a file or a pipe."""
     terminal, text = sys.stdout.isatty() and not to_file, io.StringIO()
     console = Console(file=text, highlight=False, markup=False, emoji=False, width=_columns() if terminal else UNBROKEN)
     for section in sections:

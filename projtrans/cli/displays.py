@@ -247,19 +247,21 @@ def print_preview(preview: Any) -> None:
 
 def scores(evaluation: Any) -> Table:
     """The scores as a table."""
+    from projtrans.evaluation.metrics import METRICS  # here, since other displays need no metrics
+
     title = " ".join(part for part in (evaluation.run, evaluation.split) if part)
     table = Table(title=title or "scores", title_justify="left", show_header=False)
     table.add_row("sentences", f"{evaluation.sentences:,}")
-    table.add_row("loss (nats a piece), perplexity", f"{evaluation.loss:.4f}, {evaluation.perplexity:.3f}")
+    table.add_row("loss (nats per token), perplexity", f"{evaluation.loss:.4f}, {evaluation.perplexity:.3f}")
     table.add_row("token accuracy", f"{evaluation.accuracy:.4f}")
     if evaluation.accuracy_with_padding is not None:
         table.add_row("token accuracy, padding counted", f"{evaluation.accuracy_with_padding:.4f}")
-    for name, score in (("BLEU", evaluation.bleu), ("chrF", evaluation.chrf)):
-        table.add_row(name, f"{score.score:.2f}  {score.signature}")
+    sources = f"{evaluation.distinct_sources:,} distinct sources, all references"
+    shown = [(METRICS[name], METRICS[name].title, score) for name, score in evaluation.scores.items()]
     if evaluation.bleu_multi_reference:
-        multiple = evaluation.bleu_multi_reference
-        sources = f"{evaluation.distinct_sources:,} distinct sources, all references"
-        table.add_row(f"BLEU, {sources}", f"{multiple.score:.2f}  {multiple.signature}")
+        shown.append((METRICS["bleu"], f"BLEU, {sources}", evaluation.bleu_multi_reference))
+    for metric, name, score in shown:
+        table.add_row(name, f"{metric.form.format(score.score)}  {score.signature}")
     table.add_row("beam size, length penalty", f"{evaluation.beam_size}, {evaluation.length_penalty:g}")
     for name, value in evaluation.search.items():
         table.add_row(name, str(value))
@@ -268,5 +270,5 @@ def scores(evaluation: Any) -> Table:
 
 
 def print_scores(evaluation: Any) -> None:
-    """The score table on standard output, unbroken however narrow the terminal."""
+    """Print the score table on standard output, unbroken however narrow the terminal."""
     _print_table(scores(evaluation))

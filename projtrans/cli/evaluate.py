@@ -31,7 +31,7 @@ def evaluate(
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: loss, accuracy, BLEU and chrF.
+    """Score a run: loss, accuracy, and corpus metrics such as BLEU.
 
     Example: projtrans evaluate --json
     """
@@ -63,7 +63,7 @@ def _own_pairs(source: Path, reference: Path) -> "list[Pair]":
 
     pairs = list(read_parallel(source, reference))
     if not pairs:
-        raise DataError(f"{source}: no sentence pair in it")
+        raise DataError(f"{source}: holds no sentence pairs")
     return pairs
 
 

@@ -1,7 +1,7 @@
-"""Learning curves: Figure 2 of Sanger 2026 for the sides of a comparison, and a picture of one run in training.
+"""The learning curves of a comparison: Figure 2 of Sanger 2026.
 
-Figure 2 is loss and accuracy per epoch on training and validation split, one line a side. The only file that knows
-matplotlib, which the optional extra `plots` installs and which is imported when something is drawn.
+Loss and accuracy per epoch on the training and the validation split, one line per system. Matplotlib, from the optional
+extra `plots`, is imported only when something is drawn.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from projtrans import files
-from projtrans.comparison.systems import Side
+from projtrans.comparison.systems import System
 from projtrans.errors import ConfigError
 from projtrans.runs.curves import _marker, installed
 
@@ -22,14 +22,14 @@ ENDINGS = (".png", ".svg")
 PANELS = [
     ("train_accuracy", "training", "token accuracy"),
     ("accuracy", "validation", "token accuracy"),
-    ("train_loss", "training", "loss (nats a piece)"),
-    ("loss", "validation", "loss (nats a piece)"),
+    ("train_loss", "training", "loss (nats per token)"),
+    ("loss", "validation", "loss (nats per token)"),
 ]
-"""Field of an epoch, title, axis; two rows of two."""
+"""Field of an epoch, title, label of the y axis; two rows of two."""
 
 
 def check(paths: Sequence[Path]) -> None:
-    """Raise ConfigError, before any work is done, for a file of another ending and where matplotlib is missing."""
+    """Raise ConfigError, before any work is done, for an unknown file ending or if matplotlib is missing."""
     for path in paths:
         if path.suffix.lower() not in ENDINGS:
             raise ConfigError(f"--figure {path}: the name must end in {' or '.join(ENDINGS)}")
@@ -37,18 +37,18 @@ def check(paths: Sequence[Path]) -> None:
         raise ConfigError("--figure: matplotlib is not installed; pip install projtrans[plots]")
 
 
-def draw(sides: Sequence[Side], paths: Sequence[Path]) -> None:
-    """Draw the curves of all sides into every file; a band of one standard deviation where a side has several runs.
+def draw(systems: Sequence[System], paths: Sequence[Path]) -> None:
+    """Draw the curves of all systems into every file, with a band of one standard deviation for several runs.
 
     The same curves give the same bytes.
     """
     for path in paths:
         kind = path.suffix.lower()[1:]
         with files.replacing(path) as temporary:
-            _save(sides, temporary, kind)
+            _save(systems, temporary, kind)
 
 
-def _save(sides: Sequence[Side], path: Path, kind: str) -> None:
+def _save(systems: Sequence[System], path: Path, kind: str) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -56,8 +56,8 @@ def _save(sides: Sequence[Side], path: Path, kind: str) -> None:
         figure = Figure(figsize=(9, 6.5), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True, sharey="row").flatten()
         for (field, title, unit), panel in zip(PANELS, axes, strict=True):
-            for side in sides:
-                _line(panel, side, field)
+            for system in systems:
+                _line(panel, system, field)
             panel.set(title=title, ylabel=unit)
             panel.xaxis.get_major_locator().set_params(integer=True)
             panel.grid(alpha=0.3)
@@ -67,12 +67,12 @@ def _save(sides: Sequence[Side], path: Path, kind: str) -> None:
         figure.savefig(path, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 
-def _line(panel: "Axes", side: Side, field: str) -> None:
-    """The mean of a side over the epochs, and its deviation; an epoch whose loss was not finite is a gap."""
-    epochs = [epoch.epoch for epoch in side.epochs]
-    spreads = [getattr(epoch, field) for epoch in side.epochs]
+def _line(panel: "Axes", system: System, field: str) -> None:
+    """The mean of a system over the epochs, and its deviation; an epoch whose loss was not finite is a gap."""
+    epochs = [epoch.epoch for epoch in system.epochs]
+    spreads = [getattr(epoch, field) for epoch in system.epochs]
     means = [float("nan") if spread is None else spread.mean for spread in spreads]
-    (line,) = panel.plot(epochs, means, marker=_marker(epochs), label=side.label)
+    (line,) = panel.plot(epochs, means, marker=_marker(epochs), label=system.label)
     deviations = [0.0 if spread is None else spread.deviation or 0.0 for spread in spreads]
     if any(deviations):
         low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]

@@ -54,7 +54,7 @@ class CorpusConfig:
     )
     vocab_size: int = setting(8000, "tokens, special ones included; with word per language", above=300)
     max_length: int = setting(128, "tokens per sentence beyond which overlong applies to a training pair", minimum=1)
-    folder: str | None = setting(None, "folder of the prepared data; null: data/NAME")
+    folder: str | None = setting(None, "folder of the prepared data; null: data/NAME", affects="start")
     overlong: Literal["drop", "cut"] = setting(
         "drop", "drop leaves out training pairs over max_length; cut truncates them, and lines to be translated too"
     )

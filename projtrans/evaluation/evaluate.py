@@ -1,7 +1,7 @@
-"""The scores of a model on sentence pairs: loss and accuracy with the reference forced, BLEU and chrF.
+"""The scores of a model on sentence pairs: teacher-forced loss and accuracy, and corpus metrics of its translations.
 
-Validation during training and the commands `evaluate` and `compare` all come here, so they report the same numbers. The
-translations of the test split are kept in the run folder, with a record of what made them: stale ones are never used.
+Validation during training and the commands `evaluate` and `compare` all use these functions, so they report the same
+numbers. Knows no files.
 """
 
 import math
@@ -14,24 +14,26 @@ import torch
 from torch import Tensor
 
 from projtrans.data.corpus import Pair
-from projtrans.evaluation.metrics import Score, bleu, chrf, references_of
+from projtrans.evaluation.metrics import METRICS, Score, corpus_score, corpus_scores, flattened, references_of
 from projtrans.inference.torch_translator import Translator
-from projtrans.inference.translator import WINDOW
 from projtrans.model.batching import fixed_batches
 from projtrans.model.loss import cross_entropy
 from projtrans.runs.build import encode
 
 BATCH_TOKENS = 4096
 
+CHUNK = 2048
+"""Sentences translated between two reports of progress."""
+
 
 @dataclass(frozen=True)
 class TeacherForced:
-    """Teacher-forced scores: every piece predicted from the source and the reference before it."""
+    """Teacher-forced scores: every target token is predicted from the source and the reference before it."""
 
-    loss: float  # nats a target piece, end included, unsmoothed, without padding
-    accuracy: float  # share of target pieces, without padding
-    accuracy_with_padding: float | None  # padding counted too, as the paper does; None where the model never sees it
-    target_pieces: int
+    loss: float  # nats per target token, EOS included, without label smoothing or padding
+    accuracy: float  # share of the target tokens that are predicted, without padding
+    accuracy_with_padding: float | None  # padding counted too, as the paper does; None if the model masks padding
+    target_tokens: int
 
     @property
     def perplexity(self) -> float:
@@ -50,32 +52,33 @@ class Evaluation:
     perplexity: float
     accuracy: float
     accuracy_with_padding: float | None
-    bleu: Score
-    chrf: Score
+    scores: dict[str, Score]  # by metric; each a field of its own in JSON
     bleu_multi_reference: Score | None  # distinct sources, each against all its references; None: no source repeats
     distinct_sources: int
     references: str  # "raw text" or "normal form of the word tokenizer"
     beam_size: int
     length_penalty: float
     seconds: float  # scoring and translating, without loading
-    search: dict[str, Any] = field(default_factory=dict)  # other search settings, where they are not the defaults
+    search: dict[str, Any] = field(default_factory=dict)  # the other search settings that differ from the defaults
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return flattened(asdict(self))
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> "Evaluation":
         """The evaluation that `to_json` gave; raises KeyError or TypeError for anything else."""
-        scores = {name: raw[name] and Score(**raw[name]) for name in ("bleu", "chrf", "bleu_multi_reference")}
-        return cls(**raw | scores)
+        scores = {name: Score(**raw[name]) for name in METRICS}
+        multiple = raw["bleu_multi_reference"]
+        others = {name: value for name, value in raw.items() if name not in METRICS}
+        return cls(**others | {"scores": scores, "bleu_multi_reference": multiple and Score(**multiple)})
 
 
 @torch.inference_mode()
 def forced(
     translator: Translator, pairs: Sequence[Pair], report: Callable[[int, int], None] = lambda done, total: None
 ) -> TeacherForced:
-    """Teacher-forced loss and accuracy over the pairs; report: called with those that are done, and all."""
+    """Teacher-forced loss and accuracy over the pairs; report: called with the pairs done so far, and their total."""
     done = 0
     sums = torch.zeros(3, dtype=torch.float64)
     padded = torch.zeros(2, dtype=torch.float64)
@@ -107,27 +110,25 @@ def evaluate(
 ) -> tuple[Evaluation, list[str]]:
     """All scores of the pairs, and the translation of every source in order.
 
-    report: called with the sentences that are done, first scored and then translated, and with all of them.
+    report: called with the sentences done so far (first scored, then translated), and their total.
     """
     begin = time.perf_counter()
     sources = [pair.source for pair in pairs]
     total = len(pairs) + len(set(sources))
-    scores = forced(translator, pairs, lambda done, _: report(done, total))
+    teacher = forced(translator, pairs, lambda done, _: report(done, total))
     hypotheses = _translate(translator, sources, lambda done: report(len(pairs) + done, total))
     references = references_of(translator.tokenizer, pairs)
-    multiple = _multi_reference(pairs, hypotheses, references)
     evaluation = Evaluation(
         run=run,
         split=split,
         sentences=len(pairs),
-        loss=scores.loss,
-        perplexity=scores.perplexity,
-        accuracy=scores.accuracy,
-        accuracy_with_padding=scores.accuracy_with_padding,
-        bleu=bleu(hypotheses, [references]),
-        chrf=chrf(hypotheses, [references]),
-        bleu_multi_reference=multiple,
-        distinct_sources=len({pair.source for pair in pairs}),
+        loss=teacher.loss,
+        perplexity=teacher.perplexity,
+        accuracy=teacher.accuracy,
+        accuracy_with_padding=teacher.accuracy_with_padding,
+        scores=corpus_scores(hypotheses, [references]),
+        bleu_multi_reference=_multi_reference(sources, hypotheses, references),
+        distinct_sources=len(set(sources)),
         references="normal form of the word tokenizer" if translator.tokenizer.kind == "word" else "raw text",
         beam_size=translator.decoding.beam_size,
         length_penalty=translator.decoding.length_penalty,
@@ -145,23 +146,21 @@ def _cross_entropy(translator: Translator, h_ND: Tensor, target_N: Tensor) -> An
 def _translate(translator: Translator, sources: Sequence[str], report: Callable[[int], None]) -> list[str]:
     distinct = list(dict.fromkeys(sources))
     texts: dict[str, str] = {}
-    for first in range(0, len(distinct), WINDOW):
-        chunk = distinct[first : first + WINDOW]
+    for first in range(0, len(distinct), CHUNK):
+        chunk = distinct[first : first + CHUNK]
         for translation in translator.translate(chunk, numbers=range(first + 1, first + len(chunk) + 1)):
             texts[translation.source] = translation.text
         report(len(texts))
     return [texts[source] for source in sources]
 
 
-def _multi_reference(pairs: Sequence[Pair], hypotheses: Sequence[str], references: Sequence[str]) -> Score | None:
+def _multi_reference(sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]) -> Score | None:
     of_source: dict[str, list[str]] = {}
-    translation: dict[str, str] = {}
-    for pair, hypothesis, reference in zip(pairs, hypotheses, references, strict=True):
-        of_source.setdefault(pair.source, []).append(reference)
-        translation[pair.source] = hypothesis
+    for source, reference in zip(sources, references, strict=True):
+        of_source.setdefault(source, []).append(reference)
     most = max(len(several) for several in of_source.values())
     if most == 1:
         return None
-    # sacrebleu wants one stream a reference, None where a sentence has fewer.
     streams = [[several[i] if i < len(several) else None for several in of_source.values()] for i in range(most)]
-    return bleu([translation[source] for source in of_source], streams)
+    translation = dict(zip(sources, hypotheses, strict=True))
+    return corpus_score("bleu", [translation[source] for source in of_source], streams)

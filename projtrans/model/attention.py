@@ -37,7 +37,9 @@ class StandardConfig(AttentionConfig):
     """Scaled dot-product attention; normalised and with a learned scale it is QK-norm attention (Henry et al. 2020)."""
 
     kind: str = "standard"
-    learn_scale: Learned = setting("none", "learn the scale of the logits, from where it is: not, one a module or head")
+    learn_scale: Learned = setting(
+        "none", "learned scale of the logits, from the usual one: none, one per module, or one per head"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,8 @@ class SigmaConfig:
 
     self: Sigma = setting("auto", "σ of self-attention", minimum=1e-6)
     cross: Sigma = setting("auto", "σ of the decoder's attention to the source", minimum=1e-6)
-    encoder: Sigma | None = setting(None, "σ of the encoder's self-attention, where it differs from self", minimum=1e-6)
-    decoder: Sigma | None = setting(None, "σ of the decoder's self-attention, where it differs from self", minimum=1e-6)
+    encoder: Sigma | None = setting(None, "σ of the encoder's self-attention, if it differs from self", minimum=1e-6)
+    decoder: Sigma | None = setting(None, "σ of the decoder's self-attention, if it differs from self", minimum=1e-6)
 
     def __post_init__(self) -> None:
         if self.self != "auto" and None not in (self.encoder, self.decoder):
@@ -64,9 +66,10 @@ class ProjectionConfig(AttentionConfig):
 
     kind: str = "projection"
     sigma: SigmaConfig = setting(SigmaConfig, "initial σ")
-    learn_sigma: Learned = setting("head", "learn log σ: not, one a module, or one a head")
+    learn_sigma: Learned = setting("head", "learned log σ: none, one per module, or one per head")
     normalize: Literal["none", "head", "model"] = setting(
-        "head", "queries and keys of unit length: not, in every head, or over the model width before slicing into heads"
+        "head",
+        "scale queries and keys to unit length: none, in every head, or over the model width before slicing into heads",
     )
     distance: Literal["squared", "euclidean"] = setting(
         "squared", "|q - k|², as eq. (3) expands it, or |q - k|, as eq. (10) prints it"

@@ -45,14 +45,15 @@ class AttentionConfig:
         "projection", "the formula: standard (scaled dot product) or projection (Gaussian of width σ, Sanger 2026)"
     )
     normalize: Literal["none", "head", "model"] = setting(
-        "none", "queries and keys of unit length: not, in every head, or over the model width before slicing into heads"
+        "none",
+        "scale queries and keys to unit length: none, in every head, or over the model width before slicing into heads",
     )
     values: Literal["own", "keys", "raw_keys"] = setting(
         "own", "what is averaged: W_v x, the keys as they meet the queries (eq. 14), or the keys before normalisation"
     )
     tie_query_key: bool = setting(False, "W_q = W_k in self-attention")
     decay: float | Literal["learned"] | None = setting(
-        None, "τ of weights × exp(-distance in pieces / τ) in self-attention; learned: one a head", minimum=1e-3
+        None, "τ of weights × exp(-distance in tokens / τ) in self-attention; learned: one per head", minimum=1e-3
     )
 
     @classmethod

@@ -39,10 +39,14 @@ class EmbeddingsConfig:
     init: Literal["normal", "uniform", "cooccurrence"] = setting(
         "normal",
         "N(0, 1/width) with inputs scaled by √width (Vaswani et al. 2017), U(±0.05) unscaled (Keras), or normal with "
-        "vectors from the co-occurrences of the training pieces (PPMI and SVD; docs/attention.md)",
+        "vectors from the co-occurrences of the training tokens (PPMI and SVD; docs/attention.md)",
+        affects="start",
     )
     window: int | None = setting(
-        None, f"cooccurrence: pieces on either side that stand together with a piece; null: {WINDOW}", minimum=1
+        None,
+        f"cooccurrence: tokens before and after a token that count as its context; null: {WINDOW}",
+        minimum=1,
+        affects="start",
     )
 
     def __post_init__(self) -> None:
@@ -59,13 +63,16 @@ class ModelConfig:
     heads: int = setting(4, "attention heads", minimum=1)
     head_width: int | None = setting(None, "width of one head; null: width / heads", minimum=1)
     feedforward: int = setting(1024, "width inside the feed-forward layers", minimum=1)
-    dropout: float = setting(0.1, "dropout of embeddings and of every sub-layer's output", minimum=0, below=1)
-    attention_dropout: float = setting(0.0, "dropout of attention weights", minimum=0, below=1)
-    output_dropout: float = setting(0.0, "dropout before the output layer", minimum=0, below=1)
+    dropout: float = setting(
+        0.1, "dropout of embeddings and of every sub-layer's output", minimum=0, below=1, affects="update"
+    )
+    attention_dropout: float = setting(0.0, "dropout of attention weights", minimum=0, below=1, affects="update")
+    output_dropout: float = setting(0.0, "dropout before the output layer", minimum=0, below=1, affects="update")
     norm: Literal["pre", "post"] = setting("pre", "layer normalisation before each sub-layer, or after each sum")
     positions: Literal["sinusoidal", "learned"] = setting("sinusoidal", "sinusoidal (any length) or a learned table")
     mask_padding: bool = setting(
-        True, "attend to no padding; false (the paper): every sentence is padded to corpus.max_length and attended to"
+        True,
+        "mask padding; false (the paper): every sentence is padded to corpus.max_length, and padding is attended to",
     )
     embeddings: EmbeddingsConfig = setting(EmbeddingsConfig, "embeddings")
     attention: AttentionConfig = setting(ProjectionConfig, "attention")

@@ -36,7 +36,7 @@ from projtrans.runs.checkpoint import (
     save_state,
 )
 from projtrans.runs.run_folder import Run
-from projtrans.runs.settings import ORDER, Config, differing, flat
+from projtrans.runs.settings import Config, affecting, differing, flat
 from projtrans.training.counters import Counters, Skips, Sums, Window
 from projtrans.training.distributed import ALONE, Group
 from projtrans.training.events import Changed, Halved, Recovered, Report, RolledBack, Sampling, Skipped, Trouble
@@ -188,7 +188,7 @@ class TrainState:
         changed, counters = differing([before, flat(config.dump(self.settings))]), self.counters
         if not changed:
             return
-        if any(path.removeprefix("training.") in ORDER for path in changed):
+        if changed.keys() & affecting("order"):
             counters.batch = counters.halvings = 0  # places in an epoch of other batches mean nothing: it begins anew
             counters.sums = list(Sums().values())
             self.window.put(Sums().values())

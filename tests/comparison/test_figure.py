@@ -1,5 +1,6 @@
-"""The figure of the learning curves: what is drawn, the files, and what is said where it cannot be drawn."""
+"""The figure of the learning curves: what is drawn, the files, and the error if it cannot be drawn."""
 
+import dataclasses
 import math
 import struct
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from projtrans.comparison import figure
-from projtrans.comparison.systems import MeanEpoch, Side, Spread
+from projtrans.comparison.systems import Epoch, RunResult, System
 from projtrans.errors import ConfigError
 from projtrans.runs import curves
 from projtrans.runs.run_folder import Run
@@ -19,24 +20,24 @@ from tests.conftest import cli, done
 pytest.importorskip("matplotlib")
 
 
-def side(label: str, *losses: Spread | None) -> Side:
-    """A side with these losses, everywhere where a curve is drawn."""
-    nothing = dict.fromkeys(
-        ("parameters", "training_seconds", "update_milliseconds", "tokens_per_second", "loss", "accuracy",
-         "accuracy_with_padding", "bleu", "chrf", "beam_size", "length_penalty", "search", "multiply_adds")
-    )  # fmt: skip
-    epochs = [
-        MeanEpoch(epoch=number, train_loss=loss, train_accuracy=loss, loss=loss, accuracy=loss)
-        for number, loss in enumerate(losses, 1)
-    ]
-    return Side(label=label, runs=[], epochs=epochs, **nothing)  # type: ignore[arg-type]
+def system(label: str, *runs: list[float | None]) -> System:
+    """A system of runs with these losses per epoch, which every curve shows."""
+    nothing: dict[str, Any] = {field.name: None for field in dataclasses.fields(RunResult)}
+    results = []
+    for losses in runs:
+        epochs = [
+            Epoch[float](epoch=number, train_loss=loss, train_accuracy=loss, loss=loss, accuracy=loss)
+            for number, loss in enumerate(losses, 1)
+        ]
+        results.append(RunResult(**nothing | {"epochs": epochs}))
+    return System(label=label, runs=results, multiply_adds=None)  # type: ignore[arg-type]
 
 
-ONE = side("one seed", Spread(2.0, None, 1), None, Spread(1.0, None, 1))
-THREE = side("three seeds", Spread(3.0, 0.5, 3), Spread(2.5, 0.25, 3))
+ONE = system("one seed", [2.0, None, 1.0])
+THREE = system("three seeds", [2.5, 2.25], [3.0, 2.5], [3.5, 2.75])
 
 
-def test_a_side_is_a_line_of_means_with_a_band_of_one_deviation() -> None:
+def test_a_system_is_a_line_of_means_with_a_band_of_one_deviation() -> None:
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
@@ -51,6 +52,7 @@ def test_a_side_is_a_line_of_means_with_a_band_of_one_deviation() -> None:
     assert corners == {(1, 2.5), (1, 3.5), (2, 2.25), (2, 2.75)}
 
 
+@pytest.mark.slow
 def test_both_kinds_of_file_are_written_and_the_same_curves_give_the_same_bytes(tmp_path: Path) -> None:
     names = [tmp_path / "deep" / name for name in ("a.png", "a.svg", "b.PNG", "b.svg")]
     figure.draw([ONE, THREE], names)
@@ -129,6 +131,7 @@ def test_a_run_without_a_validation_has_no_picture(tmp_path: Path) -> None:
     assert not Run(tmp_path).curves_file.exists()
 
 
+@pytest.mark.slow
 def test_training_leaves_a_picture_however_it_ends(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end, when it is stopped, and in between where the last one is old."""
     pictures: list[int] = []
@@ -138,11 +141,13 @@ def test_training_leaves_a_picture_however_it_ends(workshop: Path, monkeypatch: 
     assert len(pictures) == 1
     assert Path("run", "curves.png").stat().st_size > 10_000
     monkeypatch.setattr(watchers, "SECONDS", -1)
+    monkeypatch.setattr(watchers, "draw_run", lambda run: pictures.append(len(run.read_metrics())))  # they take time
     done("train", *TINY[:2], "--run", "often", *TINY[4:], "--set", "training.epochs=3")
     assert len(pictures) == 1 + 3 + 1
     assert pictures == sorted(pictures[:1]) + sorted(pictures[1:])
     wild = ["--set", "training.learning_rate=1e30", "--set", "training.warmup_updates=0"]
     assert cli("train", *TINY[:2], "--run", "wild", *TINY[4:], *wild).status == 3
+    assert len(pictures) > 1 + 3 + 1
 
 
 def test_without_matplotlib_training_says_nothing_of_it(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Runs and sides: what a folder tells, how runs are grouped and named, means and deviations by hand."""
+"""Runs and systems: what a folder tells, how runs are grouped and named, means and deviations by hand."""
 
 import json
 import math
@@ -64,7 +64,7 @@ LABELS: list[tuple[str, list[dict[str, Any]], list[str]]] = [
     ("nested settings keep their path", [{"model__layers__encoder": 1}, {"model__layers__encoder": 2}],
      ["layers.encoder=1", "layers.encoder=2"]),
     ("no setting differs", [{}, {}], ["run 0", "run 1"]),
-    ("one side", [STANDARD], ["standard"]),
+    ("one system", [STANDARD], ["standard"]),
 ]  # fmt: skip
 
 
@@ -93,14 +93,14 @@ def member(toy: Toy, folder: Path, **changes: Any) -> LoadedRun:
     return LoadedRun(run, of_run(run), run.tokenizer(), read_split(toy.data, "test"))
 
 
-def test_runs_that_differ_in_the_seed_alone_are_one_side(toy: Toy, tmp_path: Path) -> None:
+def test_runs_that_differ_in_the_seed_alone_are_one_system(toy: Toy, tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"training__seed": 3}, {"training__seed": 1}, {"training__seed": 1, "training__epochs": 9},
         {"training__seed": 2}, {"training__seed": 1},
     ]  # fmt: skip
     members = [member(toy, tmp_path / str(number), **change) for number, change in enumerate(changes)]
     found = [[one.run.folder.name for one in group] for group in grouped(members)]
-    assert found == [["1", "3", "0"], ["2"], ["4"]]  # by seed; a seed that is there already begins a side of its own
+    assert found == [["1", "3", "0"], ["2"], ["4"]]  # by seed; a seed that is there already begins a system of its own
 
 
 # ----------------------------------------------------------------------------------------------------------- a folder
@@ -129,19 +129,19 @@ def test_a_finished_run_counts_the_whole_training(folder: LoadedRun) -> None:
     records = [{**TRAIN, "update": i, "target_tokens_per_second": speed} for i, speed in enumerate(speeds)]
     again = {**VALID, "epoch": 2, "update": 9, "loss": 2.75, "best": False}
     logged(folder, [*records, VALID, again], {"updates": 10, "training_seconds": 4.0, "device": "a device"})
-    found = folder.trained()
+    found = folder.result()
     assert found.finished
     assert (found.updates, found.training_seconds, found.update_milliseconds) == (10, 4.0, 400.0)
     assert found.tokens_per_second == 200.0  # the median of the three that there are
     assert (found.best_epoch, found.device) == (1, "a device")
     assert [(epoch.epoch, epoch.loss) for epoch in found.epochs] == [(1, 2.5), (2, 2.75)]
-    assert (found.bleu, found.loss) == (None, None)
+    assert (found.test, found.measure("bleu"), found.measure("loss")) == (None, None, None)
 
 
 def test_an_epoch_that_was_validated_twice_counts_as_the_second_time(folder: LoadedRun) -> None:
     """A run that stopped in the midst of an epoch and was resumed."""
     logged(folder, [VALID, {**VALID, "update": 7, "loss": 2.0}], None)
-    assert [(epoch.epoch, epoch.loss) for epoch in folder.trained().epochs] == [(1, 2.0)]
+    assert [(epoch.epoch, epoch.loss) for epoch in folder.result().epochs] == [(1, 2.0)]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_run_in_training_counts_up_to_its_last_validation(
     logged(folder, [VALID, {**TRAIN, "update": 8, "target_tokens_per_second": 50.0}], summary)
     with folder.run.metrics_file.open("a", encoding="utf-8") as file:
         file.write('{"event": "tra')  # being written
-    found = folder.trained()
+    found = folder.result()
     assert not found.finished
     assert (found.updates, found.training_seconds, found.update_milliseconds) == (5, 2.0, 400.0)
     assert found.tokens_per_second == 50.0
@@ -163,24 +163,24 @@ def test_a_run_in_training_counts_up_to_its_last_validation(
 def test_a_run_without_a_log_has_no_curves(folder: LoadedRun) -> None:
     logged(folder, [], None)
     folder.run.metrics_file.unlink()
-    found = folder.trained()
+    found = folder.result()
     assert (found.epochs, found.updates, found.update_milliseconds, found.tokens_per_second) == ([], None, None, None)
 
 
 def test_a_loss_that_was_not_finite_is_none(folder: LoadedRun) -> None:
     logged(folder, [{**VALID, "loss": None}], None)
-    assert folder.trained().epochs[0].loss is None
+    assert folder.result().epochs[0].loss is None
 
 
 DAMAGED: list[tuple[str, str, str]] = [
     ("no JSON", "{", "metrics.jsonl:2: damaged, not JSON"),
     ("a blank line", "", "metrics.jsonl:2: damaged, not JSON"),
     ("no object", "[1]", "metrics.jsonl:2: damaged, no JSON object"),
-    ("a missing field", json.dumps({**VALID, "epoch": None}), "metrics.jsonl:2: damaged, epoch is no whole number"),
-    ("text for a number", json.dumps({**VALID, "loss": "low"}), "metrics.jsonl:2: damaged, loss is no number"),
-    ("a truth for a number", json.dumps({**VALID, "loss": True}), "metrics.jsonl:2: damaged, loss is no number"),
+    ("a missing field", json.dumps({**VALID, "epoch": None}), "metrics.jsonl:2: damaged, epoch is not a whole number"),
+    ("text for a number", json.dumps({**VALID, "loss": "low"}), "metrics.jsonl:2: damaged, loss is not a number"),
+    ("a truth for a number", json.dumps({**VALID, "loss": True}), "metrics.jsonl:2: damaged, loss is not a number"),
     ("an event without speed", json.dumps({"event": "train", "update": 1}),
-     "metrics.jsonl:2: damaged, target_tokens_per_second is no number"),
+     "metrics.jsonl:2: damaged, target_tokens_per_second is not a number"),
 ]  # fmt: skip
 
 
@@ -190,15 +190,15 @@ def test_a_damaged_log_is_named_with_its_line(folder: LoadedRun, reason: str, li
     with folder.run.metrics_file.open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
     with pytest.raises(RunError) as caught:
-        folder.trained()
+        folder.result()
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_summary_is_named(folder: LoadedRun) -> None:
     logged(folder, [VALID], {"updates": "ten", "training_seconds": 1.0})
-    with pytest.raises(RunError, match=r"summary\.json: damaged, updates is no whole number"):
-        folder.trained()
+    with pytest.raises(RunError, match=r"summary\.json: damaged, updates is not a whole number"):
+        folder.result()
     folder.run.summary_file.write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match=r"summary\.json: damaged, not JSON"):
-        folder.trained()
+        folder.result()
