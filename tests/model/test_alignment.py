@@ -16,9 +16,10 @@ from projtrans.inference.translator import SentenceTranslator
 from projtrans.model.alignment import averaged, cross_attention, links, summed_to_words
 from projtrans.model.batching import Layout
 from projtrans.model.multihead import MultiHeadAttention, attentions
-from tests.conftest import KINDS, Toy, cli, done
+from tests.commands import cli, done
 from tests.model.test_attention_statistics import ATTENTIONS
 from tests.tiny_training import fresh
+from tests.toy import KINDS, Toy
 
 LAYOUT = Layout(pad_id=0, bos_id=2, eos_id=3, max_length=12, mask_padding=True)
 SOURCES = [[5, 6, 7, 3], [8, 3], [9, 10, 11, 5, 6, 3]]
