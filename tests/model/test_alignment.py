@@ -16,8 +16,8 @@ from projtrans.inference.translator import SentenceTranslator
 from projtrans.model.alignment import averaged, cross_attention, links, summed_to_words
 from projtrans.model.batching import Layout
 from projtrans.model.multihead import MultiHeadAttention, attentions
+from tests.attention_cases import ATTENTIONS
 from tests.commands import cli, done
-from tests.model.test_attention_statistics import ATTENTIONS
 from tests.tiny_training import fresh
 from tests.toy import KINDS, Toy
 

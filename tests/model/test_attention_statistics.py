@@ -17,16 +17,9 @@ from projtrans.model.attention_statistics import FIGURES, SATURATED, attention_s
 from projtrans.model.batching import Batch, Layout
 from projtrans.model.multihead import MultiHeadAttention, attentions
 from projtrans.model.transformer import Transformer
+from tests.attention_cases import ATTENTIONS
 from tests.tiny_training import BOS, EOS, PAD, PIECES, fresh
 
-ATTENTIONS: dict[str, dict[str, Any]] = {
-    "standard": {"kind": "standard"},
-    "QK-norm": {"kind": "standard", "normalize": "head", "learn_scale": "head"},
-    "projection": {"kind": "projection"},
-    "the paper's σ": {"kind": "projection", "sigma": {"self": 0.01, "cross": 0.05}, "learn_sigma": "none"},
-    "Euclidean, not normalised": {"kind": "projection", "normalize": "none", "distance": "euclidean"},
-    "decay, the keys as values": {"kind": "projection", "decay": "learned", "values": "keys"},
-}
 kinds = pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS.keys())
 
 EXAMPLES = [([5, 6, 7, 3, EOS], [4, 9, EOS]), ([8, EOS], [3, 4, 5, 6, EOS]), ([9], [EOS]), ([], [4, 4, EOS])]

@@ -13,21 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projtrans.model.batching import Batch, Example, Examples, Layout, bucket, epoch, fixed_batches, padding
-from projtrans.sequences import Ragged
+from projtrans.model.batching import Batch, Example, bucket, epoch, fixed_batches, padding
+from tests.batching_cases import BOS, EOS, PAD, examples_of, ids, layout, pairs
 
-PAD, BOS, EOS = 0, 1, 2
 Lengths = list[tuple[int, int]]
 
 some_lengths = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40)), max_size=60)
 token_budgets = st.integers(1, 200)
 sentence_budgets = st.none() | st.integers(1, 20)
-ids = st.lists(st.integers(3, 50), max_size=9)
-pairs = st.lists(st.tuples(ids, ids), min_size=1, max_size=8)
-
-
-def layout(max_length: int = 12, *, mask_padding: bool = True) -> Layout:
-    return Layout(pad_id=PAD, bos_id=BOS, eos_id=EOS, max_length=max_length, mask_padding=mask_padding)
 
 
 def flat(batches: Sequence[Sequence[int]]) -> list[int]:
@@ -280,11 +273,6 @@ def test_empty_sources_have_one_position_at_least_and_nothing_real(mask_padding:
     source, mask = lay.sources([[], [5, 6]])
     assert source[1].tolist()[:2] == [5, 6]
     assert mask is None or mask.tolist() == [[False, False], [True, True]]
-
-
-def examples_of(lay: Layout, texts: Sequence[tuple[list[int], list[int]]], *, cut: bool = True) -> Examples:
-    sources, targets = (Ragged.of([text[side] for text in texts]) for side in (0, 1))
-    return Examples(lay, sources, targets, cut=cut)
 
 
 @given(pairs, st.integers(1, 12), st.booleans())
