@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def pytest_configure() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"  # for torch, and for the commands that tests start
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that no worker begins one when the others end.
+
+    One of them takes minutes; of the others the number of slow tests tells.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.name != "test_acceptance.py", -slow[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -75,6 +75,7 @@ def test_its_weights_are_its_equation(use: Use) -> None:
     close(weights, z / z.sum(-1, keepdim=True), 1e-12)
 
 
+@pytest.mark.slow
 def test_the_whole_model_learns_with_it_and_searches_to_the_right_translations() -> None:
     """By caches, beams and all: what it was trained on, word for word, and its σ told as any other's."""
     model = fresh({"kind": "laplace"})
