@@ -55,7 +55,7 @@ def a_masked_key_cannot_matter(use: Use) -> None:
 
 
 def padding_cannot_matter_and_a_batch_gives_what_its_sentences_give_alone(use: Use) -> None:
-    """Sentences of five and two pieces in a rectangle of eight, attending to themselves or attended to."""
+    """Sentences of five and two tokens in a rectangle of eight, attending to themselves or attended to."""
     made, causal = of(use), use.role == "decoder"
     lengths, rectangle = (S, S - 3), torch.cat([normal(B, S, D, seed=2), normal(B, 3, D, seed=8)], 1)
     mask = torch.tensor([[s < length for s in range(S + 3)] for length in lengths])[:, None, None, :]
@@ -200,7 +200,7 @@ def there_is_a_matrix_for_each_of_what_is_asked_for_and_no_other(use: Use) -> No
     close(kv.k_BHSK, projected(made, memory, 0 if tied else 1), 1e-12)
     if tied:
         q, own = made.project(memory)
-        assert torch.equal(q, own.k_BHSK), "to the last bit: the distance of a piece to itself is 0"
+        assert torch.equal(q, own.k_BHSK), "to the last bit: the distance of a token to itself is 0"
     expected = {
         "own": lambda: projected(made, memory, count - 1),
         "raw_keys": lambda: kv.k_BHSK,

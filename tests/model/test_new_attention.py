@@ -83,7 +83,7 @@ def test_the_whole_model_learns_with_it_and_searches_to_the_right_translations()
     sources, targets = pairs()
     for beam_size in (1, 4):
         found = translate(model, sources[:60], beam_size)
-        expected = [[piece for piece in row if piece not in (PAD, EOS)] for row in targets[:60].tolist()]
+        expected = [[token for token in row if token not in (PAD, EOS)] for row in targets[:60].tolist()]
         right = sum(ours == theirs for ours, theirs in zip(found, expected, strict=True))
         assert right >= 45, f"{right} of 60 with a beam of {beam_size}"
     told = sigmas(model)

@@ -179,7 +179,7 @@ def test_a_source_of_padding_alone_is_no_nan() -> None:
 
 
 def stepped(model: Transformer, source: Tensor, mask: Tensor | None, target_BMT: Tensor) -> Tensor:
-    """Logits [B, M, T, V], one piece of every hypothesis at a time."""
+    """Logits [B, M, T, V], one token of every hypothesis at a time."""
     memory = model.encode(source, mask)
     past: list[KeysValues | None] = [None] * len(memory.layers)
     logits = []
