@@ -1,4 +1,4 @@
-"""What pytest itself needs: hooks, and the fixtures that several folders use. What tests import stands beside this."""
+"""What pytest itself needs: hooks, and fixtures of several folders. What tests import is in modules of its own."""
 
 import fcntl
 import os
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 # Names that tests imported from here before they had modules of their own; nothing new belongs here.
@@ -18,20 +19,21 @@ from tests.toy import KINDS, TINY, Toy, make_toy, numbers, spell  # noqa: F401
 
 
 def pytest_configure() -> None:
-    """No deadlines; a processor a worker; Ctrl-C heard, which a shell's background job, and all it starts, ignores."""
+    """No deadlines, one thread per worker, and Ctrl-C heard, which a shell's background jobs ignore otherwise."""
     unhurried = [HealthCheck.too_slow]  # no test depends on time
     settings.register_profile("projtrans", deadline=None, suppress_health_check=unhurried)
     settings.load_profile("projtrans")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["OMP_NUM_THREADS"] = "1"  # for torch, and for the commands that tests start
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first, so that no worker begins one when the others end.
+    """Run the files that take longest first, so that no worker starts one when the others are done.
 
-    One of them takes minutes; of the others the number of slow tests tells.
+    The acceptance test takes minutes; the other files are ordered by their number of slow tests.
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: (item.path.name != "test_acceptance.py", -slow[item.path]))
@@ -39,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No setting of the developer's machine reaches a test, and no test writes into the developer's home."""
+    """Keep the settings of the developer's machine from the tests, and the tests from the developer's home."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("PROJTRANS_", "XDG_"))]:
             patch.delenv(name)
@@ -50,26 +52,28 @@ def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def toy(_alone: None, tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """The toy corpus, prepared, with a trained model of each kind. Not to be changed by tests.
+def toy(_alone: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
+    """The toy corpus, prepared, with a trained model of each kind. Tests must not change it.
 
-    It is made once for all workers, by the first that asks for it; the others wait at the lock.
+    It is made once for all workers, by the first that needs it, while the others wait for the lock.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    made = shared / "toy"
+    folder = shared / "toy"
     with (shared / "toy.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            making = tmp_path_factory.mktemp("making")
-            make_toy(making)
-            making.rename(made)
-    return Toy(made)
+        if not folder.exists():
+            made = tmp_path_factory.mktemp("made")
+            make_toy(made)
+            made.rename(folder)
+    before = tree(folder)
+    yield Toy(folder)
+    assert tree(folder) == before, "a test changed the toy that all workers share"
 
 
 @pytest.fixture
 def workshop(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the toy's folder to work in, as current folder."""
+    """A copy of the toy's folder to work in, as the current folder."""
     folder = tmp_path / "workshop"
     shutil.copytree(toy.folder, folder, symlinks=True)
     monkeypatch.chdir(folder)
