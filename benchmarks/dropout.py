@@ -1,7 +1,7 @@
 """Train with torch's own dropout instead of ours: `python benchmarks/dropout.py train --config phrasebook ...`.
 
-The same command without this file (`projtrans train ...`) is what it is compared with: ours spends a quarter of the
-random bits (transformer.py), and is to lose nothing by it.
+To be compared with the same command without this file (`projtrans train ...`), whose dropout draws a quarter of the
+random bits (model/transformer.py) and should train as well.
 """
 
 import torch.nn.functional as F

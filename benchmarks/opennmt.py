@@ -1,7 +1,7 @@
 """Training speed beside OpenNMT-py, in turns: `python benchmarks/opennmt.py DATA --peer VENV/bin/onmt_train`.
 
 Both train the same model (3 + 3 layers, width 256, feed-forward 1024, 4 heads, shared embeddings, dropout 0.1, label
-smoothing 0.1) on the same pieces, at most 4,096 source or target pieces a batch, by the commands that their users type.
+smoothing 0.1) on the same tokens, at most 4,096 source or target tokens a batch, by the commands that their users type.
 OpenNMT-py 3.5.1: `pip install --no-deps OpenNMT-py==3.5.1`, beside torch, configargparse, pyonmttok and the like.
 """
 
@@ -68,17 +68,17 @@ PEER = {
 }
 
 
-def write_pieces(data: Path, folder: Path) -> None:
-    """The training pairs in pieces, and how often each occurs: what OpenNMT-py reads."""
+def write_tokens(data: Path, folder: Path) -> None:
+    """The training pairs as token ids, and how often each occurs: what OpenNMT-py reads."""
     tokenizer, pairs = load_tokenizer(data), read_split(data, "train")
     count = collections.Counter[str]()
     sides = {"src": tokenizer.encode_source([pair.source for pair in pairs])}
     sides["tgt"] = tokenizer.encode_target([pair.target for pair in pairs])
     for side, rows in sides.items():
-        lines = [[str(piece) for piece in ids] for ids in rows]
-        count.update(piece for line in lines for piece in line)
+        lines = [[str(token) for token in ids] for ids in rows]
+        count.update(token for line in lines for token in line)
         (folder / f"train.{side}").write_text("".join(" ".join(line) + "\n" for line in lines), encoding="utf-8")
-    vocabulary = "".join(f"{piece}\t{n}\n" for piece, n in count.most_common())
+    vocabulary = "".join(f"{token}\t{n}\n" for token, n in count.most_common())
     (folder / "vocab").write_text(vocabulary, encoding="utf-8")
 
 
@@ -129,7 +129,7 @@ def main() -> None:
     speeds: dict[str, list[float]] = collections.defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_pieces(given.data, folder)
+        write_tokens(given.data, folder)
         for _ in range(given.rounds):
             for threads in given.threads:
                 if given.peer:

@@ -1,6 +1,6 @@
-"""What operations cost on a CPU that the code goes a way around: `python benchmarks/operations.py [--threads 1]`.
+"""Time of the CPU operations that the code avoids: `python benchmarks/operations.py [--threads 1]`.
 
-Least of 30 calls, milliseconds, float32 unless it says otherwise: the plain way, and the one in use.
+Minimum of 30 calls in milliseconds, in float32 unless stated otherwise: the plain operation, and the one in use.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def least(work: Callable[[], object]) -> float:
 
 
 def by_booleans(x: Tensor) -> Tensor:
-    """Dropout as projtrans.transformer has it, but for the type of the mask."""
+    """Dropout as projtrans.model.transformer does it, except for the type of the mask."""
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= round(RATE * 65536) - 32768
     return x * kept * (1 / (1 - RATE))

@@ -43,7 +43,7 @@ def configured(kind: str) -> settings.Config:
 
 
 class Step:
-    """One update of the default model on random ids: `sentences` of `length` pieces on either side."""
+    """One update of the default model on random ids: `sentences` with `length` source and target tokens."""
 
     def __init__(self, kind: str, length: int, given: argparse.Namespace) -> None:
         torch.manual_seed(0)
@@ -168,8 +168,8 @@ def row(length: int, given: argparse.Namespace) -> str:
 def main() -> None:
     """Print the table, a line at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", default="10,64,512,4096", help="pieces a sentence")
-    parser.add_argument("--tokens", type=int, default=4096, help="target pieces a batch")
+    parser.add_argument("--lengths", default="10,64,512,4096", help="tokens per sentence")
+    parser.add_argument("--tokens", type=int, default=4096, help="target tokens per batch")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=15)

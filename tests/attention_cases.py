@@ -113,6 +113,17 @@ PRESETS = [
 
 EVERY = COVERING + PRESETS
 
+
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    "standard": {"kind": "standard"},
+    "QK-norm": {"kind": "standard", "normalize": "head", "learn_scale": "head"},
+    "projection": {"kind": "projection"},
+    "the paper's σ": {"kind": "projection", "sigma": {"self": 0.01, "cross": 0.05}, "learn_sigma": "none"},
+    "Euclidean, not normalised": {"kind": "projection", "normalize": "none", "distance": "euclidean"},
+    "decay, the keys as values": {"kind": "projection", "decay": "learned", "values": "keys"},
+}
+"""Whole sections by what they show, for tests that have no need of every pair of settings."""
+
 STANDARD, PROJECTION = {"kind": "standard"}, {"kind": "projection"}
 
 # ----------------------------------------------------------------------------------------------------------- modules

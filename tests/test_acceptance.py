@@ -11,7 +11,9 @@ import pytest
 
 from projtrans.data.data_folder import read_split
 from projtrans.data.prepare import load_manifest
-from tests.conftest import command, done, run
+from tests.commands import command, done, run
+
+pytestmark = pytest.mark.slow
 
 ARCHIVE = os.environ.get("PROJTRANS_TATOEBA")
 SENTENCE = "Let me go alone."

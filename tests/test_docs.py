@@ -137,7 +137,7 @@ def test_the_attention_of_the_documentation_is_the_one_that_is_tested() -> None:
     page = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
     block = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert block
-    tested = (ROOT / "tests" / "model" / "test_new_attention.py").read_text(encoding="utf-8")
+    tested = (ROOT / "tests" / "model" / "laplace.py").read_text(encoding="utf-8")
     for part in re.split(r"\n\n\n", block[1].strip()):
         assert part.removeprefix("@register\n") in tested
 

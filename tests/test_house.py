@@ -1,7 +1,11 @@
-"""The house rules, read from the source by `ast`: who imports whom, how long things are, what stands where."""
+"""The house rules, read from the source by `ast`: who imports whom, how long things are, what stands where.
+
+A rule is one test over all files; its message names every file and line that breaks it.
+"""
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +18,10 @@ import projtrans
 
 PACKAGE = Path(projtrans.__file__).parent
 NAMES = sorted(str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".") for path in PACKAGE.rglob("*.py"))
-modules = pytest.mark.parametrize("name", NAMES)
+"""The product's files by dotted name."""
+
+TESTS = Path(__file__).parent
+TEST_FILES = sorted(TESTS.rglob("*.py"))
 
 GROUND = ["errors", "config", "files", "sequences"]
 """Files at the top of the package that everything may import; each imports only those before it."""
@@ -32,18 +39,30 @@ MAY_IMPORT = {
 }
 """The folders that a folder may import, besides itself and the ground."""
 
-NEVER_TORCH = {"data", "search"}
+NEVER_TORCH = {"", "data", "search"}
+WITHOUT_TORCH = ["cli.translate", "inference.line_translation", "inference.onnx_translator"]
+"""Where an ONNX translation begins: neither these nor what they import at their top imports torch."""
+
 MOST_LINES_OF_A_FILE = 500
 MOST_LINES_OF_A_FUNCTION = 80
+MEDIAN_LINES_OF_A_FUNCTION = 8
 
 
 @cache
-def tree(name: str) -> ast.Module:
-    return ast.parse(source(name))
+def parse(path: Path) -> ast.Module:
+    """The tree of a file, read once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def source(name: str) -> str:
-    return (PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+def path_of(name: str) -> Path:
+    """Where a file of the product lies."""
+    return PACKAGE / f"{name.replace('.', '/')}.py"
+
+
+@cache
+def nodes(name: str) -> list[ast.AST]:
+    """Every node of a file of the product."""
+    return list(ast.walk(parse(path_of(name))))
 
 
 def folder(name: str) -> str:
@@ -51,28 +70,32 @@ def folder(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def imported(name: str) -> Iterator[str]:
-    """Every imported module with its dotted name, wherever the import stands; `from package import name` as both."""
-    for node in ast.walk(tree(name)):
+def imports_of(found: list[ast.AST]) -> Iterator[str]:
+    """Every module that the nodes import with its dotted name; `from package import name` as both."""
+    for node in found:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name}.py:{node.lineno}: a relative import hides from the table"
+            assert node.level == 0, f"line {node.lineno}: a relative import hides from the table"
             assert node.module
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own_imports(name: str) -> set[str]:
-    """The files of the package that a file imports; a name of a package itself lies in its `__init__`."""
-    dotted = {module.removeprefix("projtrans.") for module in imported(name) if module.startswith("projtrans.")}
-    return {module for module in dotted if module in NAMES} | (
-        {"__init__"} & {"__init__" for m in dotted if m == "__version__"}
-    )
+@cache
+def imported(name: str) -> frozenset[str]:
+    """The modules that a file of the product imports, wherever the import stands."""
+    return frozenset(imports_of(nodes(name)))
 
 
-def outside_imports(name: str) -> set[str]:
-    return {module.split(".")[0] for module in imported(name)} - {"projtrans"}
+def own(modules: frozenset[str]) -> set[str]:
+    """Those of them that are files of the product, the `__init__` of the package not counted."""
+    return {module.removeprefix("projtrans.") for module in modules if module.startswith("projtrans.")} & set(NAMES)
+
+
+def outside(modules: frozenset[str]) -> set[str]:
+    """The packages among them that are not the product."""
+    return {module.split(".")[0] for module in modules} - {"projtrans"}
 
 
 # --------------------------------------------------------------------------------------------------------- the walls
@@ -83,39 +106,55 @@ def test_every_folder_has_its_rule() -> None:
     assert {name for name in NAMES if not folder(name)} == {"__init__", "__main__", *GROUND}
 
 
-@modules
-def test_a_file_imports_what_its_folder_may_import(name: str) -> None:
-    if name in ("__init__", "__main__"):
-        return
-    for other in own_imports(name) - {"__init__"}:
-        if not folder(name):
-            assert other in GROUND[: GROUND.index(name)], f"{name} imports {other}"
-        else:
-            allowed = {"", folder(name)} | MAY_IMPORT[folder(name)]
-            assert folder(other) in allowed, f"{name} imports {other}"
+def may_import(name: str, other: str) -> bool:
+    """Whether a file may import another."""
+    if not folder(name):
+        return name in ("__init__", "__main__") or other in GROUND[: GROUND.index(name)]
+    return folder(other) in {"", folder(name)} | MAY_IMPORT[folder(name)]
+
+
+def test_a_file_imports_what_its_folder_may_import() -> None:
+    wrong = [(name, other) for name in NAMES for other in own(imported(name)) if not may_import(name, other)]
+    assert not wrong
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    left = {name: own_imports(name) - {name} for name in NAMES if not name.endswith("__init__")}
+    left = {name: own(imported(name)) - {name} for name in NAMES if not name.endswith("__init__")}
     while ready := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in ready}
     assert not left
 
 
 def test_an_import_inside_a_function_counts() -> None:
-    assert "inference.torch_translator" in own_imports("__init__"), "under TYPE_CHECKING and in a function only"
+    assert "inference.torch_translator" in own(imported("__init__")), "under TYPE_CHECKING and in a function only"
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if folder(name) in NEVER_TORCH or name in GROUND])
-def test_ground_data_and_search_never_import_torch(name: str) -> None:
-    assert "torch" not in outside_imports(name)
+def test_ground_data_and_search_never_import_torch() -> None:
+    wrong = [name for name in NAMES if folder(name) in NEVER_TORCH and "torch" in outside(imported(name))]
+    assert not wrong
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if folder(name) in {"model", "search"}])
-def test_model_and_search_see_no_text(name: str) -> None:
-    reads_the_machine = {"pathlib"} if name == "model.devices" else set()
-    assert not outside_imports(name) & {"sentencepiece", "sacrebleu", "yaml", "pathlib", "json"} - reads_the_machine
-    assert "files" not in own_imports(name)
+def imported_at_once(name: str) -> frozenset[str]:
+    """What importing a file imports: what stands at its top, not within functions or `if TYPE_CHECKING`."""
+    return frozenset(imports_of(list(parse(path_of(name)).body)))
+
+
+def test_an_onnx_translation_imports_no_torch() -> None:
+    found: set[str] = set()
+    ahead = set(WITHOUT_TORCH)
+    while ahead:
+        found |= ahead
+        ahead = {other for name in ahead for other in own(imported_at_once(name))} - found
+    assert {"search.decoding", "runs.run_folder", "data.tokenizer"} <= found, "what is imported in turn is followed"
+    assert not [name for name in found if "torch" in outside(imported_at_once(name))]
+
+
+def test_model_and_search_see_no_text() -> None:
+    text = {"sentencepiece", "sacrebleu", "yaml", "pathlib", "json"}
+    for name in (name for name in NAMES if folder(name) in {"model", "search"}):
+        reads_the_machine = {"pathlib"} if name == "model.devices" else set()
+        assert not outside(imported(name)) & (text - reads_the_machine), name
+        assert "files" not in own(imported(name)), name
 
 
 ONLY_IN = [
@@ -138,92 +177,119 @@ ONLY_IN = [
 
 @pytest.mark.parametrize(("package", "files", "reason"), ONLY_IN, ids=[row[0] for row in ONLY_IN])
 def test_a_package_is_imported_where_it_belongs(package: str, files: set[str], reason: str) -> None:
-    assert {name for name in NAMES if package in outside_imports(name)} <= files, reason
+    assert {name for name in NAMES if package in outside(imported(name))} <= files, reason
 
 
 # --------------------------------------------------------------------------------------------------------- the sizes
 
 
-@modules
-def test_no_file_is_too_long(name: str) -> None:
-    lines = len(source(name).splitlines())
-    assert lines <= MOST_LINES_OF_A_FILE
-
-
-@modules
-def test_no_function_is_too_long(name: str) -> None:
-    lengths = {
-        f"{node.name} (line {node.lineno})": node.end_lineno - node.lineno + 1
-        for node in ast.walk(tree(name))
+def lengths(path: Path) -> dict[str, int]:
+    """The lines of every function of a file."""
+    return {
+        f"{path}:{node.lineno} {node.name}": node.end_lineno - node.lineno + 1
+        for node in ast.walk(parse(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
     }
-    assert not {function: length for function, length in lengths.items() if length > MOST_LINES_OF_A_FUNCTION}
+
+
+def test_no_file_is_too_long() -> None:
+    files = [*map(path_of, NAMES), *TEST_FILES]
+    lines = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert not {path: count for path, count in lines.items() if count > MOST_LINES_OF_A_FILE}
+
+
+def test_functions_are_short() -> None:
+    product, tests = (
+        {function: lines for path in paths for function, lines in lengths(path).items()}
+        for paths in (map(path_of, NAMES), TEST_FILES)
+    )
+    assert not {name: lines for name, lines in (product | tests).items() if lines > MOST_LINES_OF_A_FUNCTION}
+    assert statistics.median(product.values()) <= MEDIAN_LINES_OF_A_FUNCTION
 
 
 # --------------------------------------------------------------------------------------------------------- the bans
 
 
-@modules
-def test_no_file_is_a_junk_drawer(name: str) -> None:
-    assert not set(re.split(r"[_.]+", name)) & {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+def test_no_file_is_a_junk_drawer() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+    assert not [name for name in NAMES if set(re.split(r"[_.]+", name)) & drawers]
 
 
-@modules
-def test_every_file_says_what_it_is(name: str) -> None:
-    assert ast.get_docstring(tree(name))
+def test_every_file_says_what_it_is() -> None:
+    assert not [path for path in map(path_of, NAMES) if not ast.get_docstring(parse(path))]
 
 
-@modules
-def test_nothing_is_caught_that_is_not_known(name: str) -> None:
-    """`except BaseException` may clean up, if it raises again."""
-    for node in ast.walk(tree(name)):
+def caught_unknown(name: str) -> list[str]:
+    """Handlers of any exception at all; `except BaseException` may clean up, if it raises again."""
+    found = []
+    for node in nodes(name):
         if not isinstance(node, ast.ExceptHandler):
             continue
-        assert node.type is not None, f"line {node.lineno}: bare except"
-        caught = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)}
-        assert "Exception" not in caught, f"line {node.lineno}"
-        assert "BaseException" not in caught or isinstance(node.body[-1], ast.Raise), f"line {node.lineno}"
-        assert "ProjtransError" not in caught or name == "cli.shell", f"line {node.lineno}: only one wall renders all"
+        caught = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)} if node.type else set()
+        raises_again = isinstance(node.body[-1], ast.Raise)
+        one_wall = name == "cli.shell" or "ProjtransError" not in caught  # it alone turns an error into a line
+        if not node.type or "Exception" in caught or not one_wall or ("BaseException" in caught and not raises_again):
+            found.append(f"{name}:{node.lineno}")
+    return found
 
 
-@modules
-def test_the_kind_of_attention_is_asked_for_nowhere(name: str) -> None:
+def test_nothing_is_caught_that_is_not_known() -> None:
+    assert not [place for name in NAMES for place in caught_unknown(name)]
+
+
+def compared_by(node: ast.AST) -> list[ast.AST]:
+    """What a comparison, a match case or an isinstance() compares with."""
+    if isinstance(node, ast.Compare):
+        return [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
+    if isinstance(node, ast.match_case):
+        return list(ast.walk(node.pattern))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+        return list(ast.walk(node.args[1]))
+    return []
+
+
+def test_the_kind_of_attention_is_asked_for_nowhere() -> None:
     """`VARIANTS[kind]` is the only place where the YAML word becomes a class."""
     words = {"projection", "standard"}
-    for node in ast.walk(tree(name)):
-        if isinstance(node, ast.Compare):
-            compared = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
-        elif isinstance(node, ast.match_case):
-            compared = list(ast.walk(node.pattern))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
-            compared = list(ast.walk(node.args[1]))
-        else:
-            continue
-        for part in compared:
-            assert not (isinstance(part, ast.Constant) and part.value in words) or name == "model.attention", (
-                node.lineno
-            )
-            asked = getattr(part, "id", getattr(part, "attr", ""))
-            assert asked not in {"ProjectionAttention", "StandardAttention", "ProjectionConfig", "StandardConfig"}, (
-                node.lineno
-            )
+    classes = {"ProjectionAttention", "StandardAttention", "ProjectionConfig", "StandardConfig"}
+    for name in NAMES:
+        for part in (part for node in nodes(name) for part in compared_by(node)):
+            asks_by_word = isinstance(part, ast.Constant) and part.value in words and name != "model.attention"
+            asks_by_class = getattr(part, "id", getattr(part, "attr", "")) in classes
+            assert not asks_by_word, (name, part.lineno)
+            assert not asks_by_class, (name, getattr(part, "lineno", None))
 
 
-@modules
-def test_nothing_is_printed_below_the_console(name: str) -> None:
-    if folder(name) != "cli":
-        calls = [node for node in ast.walk(tree(name)) if isinstance(node, ast.Call)]
-        assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+def test_nothing_is_printed_below_the_console() -> None:
+    calls = [(name, node) for name in NAMES if folder(name) != "cli" for node in nodes(name)]
+    assert not [
+        f"{name}:{node.lineno}"
+        for name, node in calls
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
 
 
-@modules
-def test_importing_a_file_does_nothing_but_define(name: str) -> None:
+def test_importing_a_file_does_nothing_but_define() -> None:
     """`__main__` alone may act."""
-    if name != "__main__":
-        allowed = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.If
-        for node in tree(name).body:
+    allowed = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.If
+    for name in (name for name in NAMES if name != "__main__"):
+        for node in parse(path_of(name)).body:
             text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            assert text or isinstance(node, allowed), f"line {node.lineno}"
+            assert text or isinstance(node, allowed), f"{name}:{node.lineno}"
+
+
+# ---------------------------------------------------------------------------------------------------------- the tests
+
+
+def test_tests_mirror_the_folders() -> None:
+    folders = {path.name for path in TESTS.iterdir() if path.is_dir() and list(path.glob("*.py"))}
+    assert folders == set(MAY_IMPORT)
+
+
+def test_no_test_imports_another_test() -> None:
+    """What two files need stands in a module of its own, which pytest does not collect."""
+    imports = {(path.name, module) for path in TEST_FILES for module in imports_of(list(ast.walk(parse(path))))}
+    assert not [pair for pair in imports if re.match(r"tests\.(\w+\.)*(test_\w+|conftest)(\.|$)", pair[1])]
 
 
 # -------------------------------------------------------------------------------------------------- the public surface

@@ -1,14 +1,15 @@
-"""Which source words the words of a translation come from, read off cross-attention.
+"""Word alignment read from cross-attention: the source word of every word of a translation.
 
     w_tj = 1/H Σ_h p_htj                              one decoder layer, averaged over its heads
     a(u) = argmax_v Σ_{t in u} Σ_{j in v} w_tj        the source word v that the target word u is aligned to
 
-p_t is the row that predicts piece t, when the translation is forced on the model; the layer is the last but one (Garg
-et al. 2019, "Jointly Learning to Align and Translate with Transformer Models", arXiv 1909.02074). What other choices
-give is measured in docs/translate.md.
+p_t is the row that predicts token t in a teacher-forced pass; the layer is the last but one (Garg et al. 2019, "Jointly
+Learning to Align and Translate with Transformer Models", arXiv 1909.02074). Other choices are measured in
+docs/translate.md.
 
-Watches from outside, as telemetry.py does. Axes: B sentences, H heads, T target positions, S source positions, L
-decoder layers, U target words, V source words. Knows ids and tensors only: which pieces make a word, the caller says.
+Reads the weights through hooks, as attention_statistics.py does. Axes: B sentences, H heads, T target positions,
+S source positions, L decoder layers, U target words, V source words. Knows ids and tensors only; the caller says which
+tokens make a word.
 """
 
 from collections.abc import Sequence
@@ -23,16 +24,16 @@ from projtrans.model.multihead import MultiHeadAttention, attentions
 from projtrans.model.transformer import Transformer
 
 Links = list[tuple[int, int]]
-"""Pairs (source word, target word), counted from 0, in the order of the target."""
+"""Pairs (source word, target word), both counted from 0, in target order."""
 
 
 @torch.inference_mode()
 def cross_attention(
     model: Transformer, layout: Layout, sources: Sequence[list[int]], targets: Sequence[list[int]]
 ) -> list[Tensor]:
-    """The weights of cross-attention where each piece of the targets is predicted, float32 [L, H, T, S] a pair.
+    """The cross-attention weights that predict each target token, float32 [L, H, T, S] for every pair.
 
-    sources with their end, targets without begin. A row sums to 1, or to less where the model attends to padding too.
+    sources: EOS included; targets: without BOS. A row sums to 1, or to less if the model attends to padding too.
     """
     longest = max(1, *map(len, targets))
     rows = [[layout.bos_id, *target, *[layout.pad_id] * longest][:longest] for target in targets]
@@ -53,19 +54,19 @@ def cross_attention(
 
 
 def averaged(weights_LHTS: Tensor) -> Tensor:
-    """The weights [T, S] that alignment reads: of the last layer but one, or the only one, the mean of its heads."""
+    """The weights [T, S] used for alignment: those of layer `read_layer`, averaged over its heads."""
     return weights_LHTS[read_layer(len(weights_LHTS))].mean(0)
 
 
 def read_layer(layers: int) -> int:
-    """Which of so many decoder layers alignment reads."""
+    """The decoder layer used for alignment, of so many: the last but one, or the only one."""
     return max(0, layers - 2)
 
 
 def links(weights_TS: Tensor, source_words: list[list[int]], target_words: list[list[int]]) -> Links:
-    """The source word of every target word that has pieces; none, where no source word has.
+    """The source word of every target word; empty if the source has no words.
 
-    source_words, target_words: as `summed_to_words`.
+    source_words, target_words: as in `summed_to_words`.
     """
     weights_UV = summed_to_words(weights_TS, source_words, target_words)
     if not weights_UV.shape[1]:
@@ -81,16 +82,16 @@ def _watch(module: MultiHeadAttention, found: list[Tensor]) -> RemovableHandle:
 
 
 def summed_to_words(weights_TS: Tensor, source_words: list[list[int]], target_words: list[list[int]]) -> Tensor:
-    """The weights of pieces summed to words [target words, source words].
+    """The weights of tokens summed to words [U, V].
 
-    source_words, target_words: the words that each piece belongs to. Rows and columns beyond them, such as the end's,
-    belong to none.
+    source_words, target_words: the words that each token belongs to. Rows and columns beyond them,
+    such as EOS, belong to none.
     """
     source_SV, target_TU = _membership(source_words), _membership(target_words)
     return target_TU.T @ weights_TS[: len(target_TU), : len(source_SV)] @ source_SV
 
 
 def _membership(words: list[list[int]]) -> Tensor:
-    """[pieces, words], 1 where a piece belongs to a word."""
-    count = 1 + max((word for piece in words for word in piece), default=-1)
-    return torch.tensor([[float(word in piece) for word in range(count)] for piece in words]).view(len(words), count)
+    """[tokens, words], 1 where a token belongs to a word."""
+    count = 1 + max((word for token in words for word in token), default=-1)
+    return torch.tensor([[float(word in token) for word in range(count)] for token in words]).view(len(words), count)

@@ -1,11 +1,11 @@
-"""The paper's file: how queries meet keys.
+"""The equations of attention, next to their papers.
 
     StandardAttention, eq. (1)            Vaswani et al. 2017, "Attention Is All You Need"
     ProjectionAttention, eq. (10), (14)   Sanger 2026, "Scaled Dot-Product Attention implements projection of inputs
                                           onto a common surface", arXiv 2602.02521
 
-Every equation is written for one q_i and k_j of one head, of unit length already where `normalize` asks for it. What
-all kinds share (projections, masks, caches, decay, the ways to compute it fast) stands in multihead.py.
+Equations are written for one q_i and k_j of one head, already of unit length if `normalize` says so. What all kinds
+share (projections, masks, caches, decay, fast implementations) is in multihead.py. Knows no mask, cache or layer.
 
 Axes: B sentences, T queries, S keys, H heads, K head width.
 """
@@ -34,7 +34,7 @@ from projtrans.model.multihead import (
 
 @dataclass(frozen=True, kw_only=True)
 class StandardConfig(AttentionConfig):
-    """Scaled dot-product attention; normalised and with a learned scale it is QK-norm attention (Henry et al. 2020)."""
+    """Scaled dot-product attention; with normalisation and a learned scale, QK-norm attention (Henry et al. 2020)."""
 
     kind: str = "standard"
     learn_scale: Learned = setting(
@@ -44,7 +44,7 @@ class StandardConfig(AttentionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SigmaConfig:
-    """Initial σ for each use of attention; `auto` starts where scaled dot-product attention would."""
+    """Initial σ by role; `auto` starts as scaled dot-product attention does."""
 
     self: Sigma = setting("auto", "σ of self-attention", minimum=1e-6)
     cross: Sigma = setting("auto", "σ of the decoder's attention to the source", minimum=1e-6)
@@ -62,7 +62,7 @@ class SigmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionConfig(AttentionConfig):
-    """Projection attention (Sanger 2026): Gaussian weights of width σ on the distances of queries and keys."""
+    """Projection attention (Sanger 2026): Gaussian weights of width σ on the distances between queries and keys."""
 
     kind: str = "projection"
     sigma: SigmaConfig = setting(SigmaConfig, "initial σ")
@@ -98,7 +98,7 @@ class StandardAttention(MultiHeadAttention):
         super().__init__(config, role, **sizes, learn=config.learn_scale)
 
     def logits(self, q_BHTK: Tensor, k_BHSK: Tensor) -> Tensor:
-        """Eq. (1): s_ij = κ q_i · k_j, where κ is 1/√K, or what makes it that for the lengths before normalisation."""
+        """Eq. (1): s_ij = κ q_i · k_j, with κ = 1/√K; for unit vectors κ also replaces the norms divided out."""
         return self.kappa() * (q_BHTK @ k_BHSK.mT)
 
 
@@ -106,12 +106,12 @@ class StandardAttention(MultiHeadAttention):
 class ProjectionAttention(MultiHeadAttention):
     """Every query projected onto the surface spanned by nearby keys, with Gaussian weights of width σ (Sanger 2026).
 
-    Eq. (10) reads s_ij = -|q_i - k_j|² / 2σ². Expanded, -|q_i|²/2σ² is a constant of the row, which the row
-    normalisation cancels; what is left is scaled dot-product attention with one bias per key:
+    Eq. (10) reads s_ij = -|q_i - k_j|² / 2σ². When expanded, -|q_i|²/2σ² is constant in a row and cancels in the row
+    normalisation; what remains is scaled dot-product attention with one bias per key:
 
         s_ij ≡ κ (q_i · k_j - |k_j|²/2),    κ = 1/σ²
 
-    and on unit keys the bias is constant too: κ q_i · k_j, which is QK-norm attention.
+    For unit keys the bias is constant too, leaving κ q_i · k_j, which is QK-norm attention.
     """
 
     Config = ProjectionConfig
@@ -122,20 +122,20 @@ class ProjectionAttention(MultiHeadAttention):
         super().__init__(config, role, **sizes, sigma=config.sigma.of(role), learn=config.learn_sigma)
 
     def matched_sigma(self) -> float:
-        """As every attention; for |q - k|, the σ with the same slope at the distance √2 of orthogonal vectors."""
+        """As for every attention; for |q - k|, the σ with the same slope at √2, where orthogonal unit vectors lie."""
         squared = super().matched_sigma()
         return squared if self.dot_form else squared / math.sqrt(2 * math.sqrt(2) * self.unit())
 
     def logits(self, q_BHTK: Tensor, k_BHSK: Tensor) -> Tensor:
-        """Eq. (10) without its constant of the row, or with |q - k| itself."""
+        """Eq. (10) without the constant of each row; for the Euclidean distance, -|q - k| / 2σ²."""
         if self.dot_form:
             return self.kappa() * (q_BHTK @ k_BHSK.mT - _half_square(k_BHSK).mT)
-        # Differences, not products: near 0 the root would turn an error of 1e-7 into one of 4e-4. Its slope at 0 is 0.
+        # By differences: with products, the root would turn an error of 1e-7 near 0 into 4e-4. Its slope at 0 is 0.
         wide = [x.float() if x.dtype == torch.bfloat16 else x for x in (q_BHTK, k_BHSK)]
         return -self.kappa() / 2 * torch.cdist(wide[0], wide[1], compute_mode="donot_use_mm_for_euclid_dist")
 
     def key_bias(self, memory: KeysValues) -> Tensor | None:
-        """-κ |k_j|²/2, which is a constant where keys have unit length."""
+        """-κ |k_j|²/2; None for unit keys, where it is constant."""
         return None if self.normalize == "head" else -self.kappa() * _half_square(self.keys(memory)).mT
 
 

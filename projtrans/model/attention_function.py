@@ -1,10 +1,10 @@
-"""Attention as two batched products around a softmax, with its gradient written out.
+"""Attention as two batched products around a softmax, with a hand-written gradient.
 
     s_ij = κ q_i·k_j / (|q_i| |k_j|) + b_ij        p_ij = softmax_j(s_ij)        y_i = Σ_j p_ij v_j        (1)
 
-The lengths stand where queries and keys are normalised, and divide the products: T S numbers instead of (T + S) K. What
-normalising then costs in the gradient is one more term where dq and dk are written anyway, instead of the five further
-passes over q and k that automatic differentiation makes.
+If queries and keys are normalised, their norms divide the products: T S numbers instead of (T + S) K. In the gradient,
+normalising then costs one more term in dq and dk, instead of the five more passes over q and k that automatic
+differentiation makes.
 
 Axes: B sentences, H heads, T queries, S keys, K head width. Knows no module, setting or paper.
 """
@@ -17,33 +17,33 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SHORT = 16
-"""Numbers of a row that torch's softmax takes at a time, in float32 with AVX-512."""
+"""Row length from which torch's softmax is vectorised, in float32 with AVX-512."""
 
 TINY = 1e-6
-"""Vectors shorter than this are divided by it instead of by their length."""
+"""Lower bound of a norm: shorter vectors are divided by this instead."""
 
 
 def length(x_BHTK: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The lengths of x over `dims`, kept as axes of one; float32 or wider, never 0."""
+    """The Euclidean norms of x over `dims`, kept as axes of size 1; float32 or wider, never 0."""
     dtype = torch.float64 if x_BHTK.dtype == torch.float64 else torch.float32
     return torch.linalg.vector_norm(x_BHTK, dim=dims, keepdim=True, dtype=dtype).clamp(min=TINY)
 
 
 def masked_softmax(s_BHTS: Tensor, mask: Tensor | None) -> Tensor:
-    """Rows that sum to 1, or are 0 where nothing may be seen; mask: True = may attend.
+    """Softmax over S; rows sum to 1, or are 0 if fully masked. mask: True = may attend.
 
-    Masked in the log domain, which is the paper's zero before the row normalisation (Sanger 2026, eq. 15, 16).
+    Masking in the log domain equals the paper's zeros before the row normalisation (Sanger 2026, eq. 15, 16).
     """
     if mask is None:
         return _softmax(s_BHTS)
     p = _softmax(s_BHTS.masked_fill(~mask, torch.finfo(s_BHTS.dtype).min))
-    return p.masked_fill(~mask, 0.0)  # only rows without a visible key need it: softmax made them uniform
+    return p.masked_fill(~mask, 0.0)  # needed only by fully masked rows, which softmax made uniform
 
 
 def _softmax(s_BHTS: Tensor) -> Tensor:
-    """softmax over S. On a CPU torch takes rows of less than 16 number by number, up to eight times as long as 16."""
+    """Softmax over S; short rows are padded on a CPU, where torch's scalar path takes up to eight times as long."""
     S = s_BHTS.shape[-1]
-    if torch.compiler.is_compiling() or s_BHTS.device.type != "cpu" or S >= SHORT:  # a traced graph is for any S
+    if torch.compiler.is_compiling() or s_BHTS.device.type != "cpu" or S >= SHORT:  # a traced graph must hold for any S
         return s_BHTS.softmax(-1)
     return F.pad(s_BHTS, (0, SHORT - S), value=torch.finfo(s_BHTS.dtype).min).softmax(-1)[..., :S]
 
@@ -62,17 +62,17 @@ def attend(
 ) -> Tensor:
     """y [B, H, T, K] of (1), in the precision of the values.
 
-    v: None where the keys are the values; unit_values: these are divided by their lengths then.
+    v: None if the keys are the values; unit_values: the keys as values are divided by their norms.
     kappa: [H, 1, 1] or [1, 1, 1], float32 or wider. bias: broadcastable to [B, H, T, S].
-    q_length, k_length: `length` of q and k, over the head or over all heads; None: not normalised. Their gradient is
-    part of that of q and k. mask: broadcastable to [B, 1, T, S], True = may attend.
+    q_length, k_length: `length` of q and k, per head or over all heads; None: not normalised. Their gradient is in
+    those of q and k. mask: broadcastable to [B, 1, T, S], True = may attend.
     """
     y: Tensor = _Attend.apply(q_BHTK, k_BHSK, v_BHSK, kappa, bias, q_length, k_length, unit_values, mask)
     return y
 
 
 class _Attend(torch.autograd.Function):
-    """(1) and its gradient; u_ij = ∂L/∂p_ij is ⟨∂L/∂y_i, v_j⟩, and ∂L/∂s = p (u - E_p u)."""
+    """(1) and its gradient: with u_ij = ∂L/∂p_ij = ⟨∂L/∂y_i, v_j⟩, ∂L/∂s = p (u - E_p u)."""
 
     @staticmethod
     def forward(
@@ -105,8 +105,8 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v, kappa and the bias; those of the lengths are in q's and k's."""
-        with torch.autocast(dy.device.type, enabled=False):  # whoever calls backward inside of autocast
+        """Gradients of q, k, v, kappa and the bias; those of the norms are part of q's and k's."""
+        with torch.autocast(dy.device.type, enabled=False):  # in case backward is called inside autocast
             return _gradients(ctx, dy)
 
 
@@ -120,7 +120,7 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     pu = p * u
     ds = torch.addcmul(pu, p, pu.sum(-1, keepdim=True), value=-1)
     dproducts = _scaled(ds, kappa, q_length, k_length)
-    shares = dproducts * products  # of each pair in the gradient of log κ, and of minus the log of both lengths
+    shares = dproducts * products  # each pair's share in the gradient of log κ, and of -log |q_i| and -log |k_j|
     dv = torch.bmm(taken.to(v.dtype).flatten(0, 1).mT, dy.to(v.dtype))
     flat = dproducts.to(q.dtype).flatten(0, 1)
     dq = torch.bmm(flat, k)
@@ -137,14 +137,14 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _scaled(x_BHTS: Tensor, kappa: Tensor, q_length: Tensor | None, k_length: Tensor | None) -> Tensor:
-    """x κ / (|q_i| |k_j|), as a new tensor of float32 or wider."""
+    """x κ / (|q_i| |k_j|) as a new tensor, float32 or wider."""
     x = x_BHTS * (kappa if q_length is None else kappa / q_length)
     return x if k_length is None else x.mul_(k_length.reciprocal().mT)
 
 
 def _across(dx: Tensor, x: Tensor, along: Tensor, lengths: Tensor) -> None:
-    """Take from dx [B·H, T, K] what the division of x by its length takes: x ⟨x, dx⟩ / |x|², with ⟨x, dx⟩ = `along`."""
-    if lengths.shape[1] == 1:  # one length for all heads
+    """Subtract from dx [B·H, T, K] its part along x, x ⟨x, dx⟩ / |x|², which normalising removes; along = ⟨x, dx⟩."""
+    if lengths.shape[1] == 1:  # one norm for all heads
         along = along.sum(1, keepdim=True)
     share = (along / lengths.square()).masked_fill(lengths <= TINY, 0.0).expand(-1, x.shape[0] // along.shape[0], -1, 1)
     dx.addcmul_(x, share.flatten(0, 1).to(dx.dtype), value=-1)

@@ -1,13 +1,13 @@
-"""What the attention of a network does: how many keys a query spreads over, in every module and head.
+"""Statistics of attention by module and head: over how many keys a query spreads.
 
     H_i = -Σ_j p_ij log p_ij        entropy of a row, in nats; exp(H_i) is its effective number of keys
-    max_j p_ij > 0.99               a saturated row: one key is all that the query sees, and no gradient moves it
+    max_j p_ij > 0.99               a saturated row: the query sees one key only, and gets almost no gradient
 
-Watches from outside, by torch's hooks: an attention of any kind is asked for its `weights` and knows nothing of it, and
-the forward pass stays as it is, on its fast ways. Falling entropy announces a training that diverges (Zhai et al. 2023,
-"Stabilizing Transformer Training by Preventing Attention Entropy Collapse", arXiv 2303.06296).
+Hooks ask every attention for its `weights`, so the modules know nothing of it and the forward pass keeps its fast
+paths. Falling entropy is a sign of diverging training (Zhai et al. 2023, "Stabilizing Transformer Training by
+Preventing Attention Entropy Collapse", arXiv 2303.06296).
 
-Axes: B sentences, H heads, T queries, S keys. Masks: True = may attend, a real piece. Knows ids and tensors only.
+Axes: B sentences, H heads, T queries, S keys. Masks: True = may attend, a real token. Knows ids and tensors only.
 """
 
 from collections.abc import Iterable
@@ -21,20 +21,20 @@ from projtrans.model.batching import Batch
 from projtrans.model.multihead import KeysValues, MultiHeadAttention, attentions, sigmas, taus, visible
 
 SATURATED = 0.99
-"""A row is saturated where its largest weight is above this."""
+"""A row is saturated if its largest weight exceeds this."""
 
 Statistics = dict[str, dict[str, list[float | None]]]
-"""By name of the module: `entropy`, `effective_keys`, `saturated`, one a head; `sigma` and `tau`, where it has them."""
+"""By module name: `entropy`, `effective_keys` and `saturated` per head; `sigma` and `tau` if the module has them."""
 
 FIGURES = ("entropy", "effective_keys", "saturated")
 
 
 @torch.no_grad()
 def attention_statistics(model: nn.Module, batches: Iterable[Batch], pad_id: int) -> Statistics:
-    """σ, τ and the means over rows of every attention module of a network, from a forward pass of each batch.
+    """σ, τ and the mean statistics of every attention module of a network, from a forward pass of each batch.
 
-    A row counts where its query is a real piece and has two keys or more to choose from: the first row under a causal
-    mask is one-hot whatever the head does. A figure is None where no row counts.
+    A row counts if its query is a real token and may attend to two keys or more: the first row under a causal mask is
+    one-hot whatever the head does. A mean is None if no row counts.
     """
     sums = {
         name: torch.zeros(1 + len(FIGURES), module.heads, dtype=torch.float64) for name, module in attentions(model)
@@ -58,9 +58,9 @@ def attention_statistics(model: nn.Module, batches: Iterable[Batch], pad_id: int
 
 
 def row_sums(p_BHTS: Tensor, counted_BT: Tensor) -> Tensor:
-    """Over the rows that count, of every head: their number, and the sums of H, exp(H) and saturation, float64 [4, H].
+    """Per head, over the rows that count: their number, and the sums of H, exp(H) and saturation, float64 [4, H].
 
-    p: rows that sum to 1, float32 or wider; entr() is 0 at 0, so a masked key adds nothing.
+    p: rows that sum to 1, float32 or wider. entr(0) is 0, so a masked key adds nothing.
     """
     entropy_BHT = torch.special.entr(p_BHTS).sum(-1)
     rows_BHT = torch.stack(
@@ -70,7 +70,7 @@ def row_sums(p_BHTS: Tensor, counted_BT: Tensor) -> Tensor:
 
 
 def _watch(module: MultiHeadAttention, real_BT: Tensor, sums_4H: Tensor) -> RemovableHandle:
-    """Add the rows of every forward pass of the module to the sums, until the hook is removed."""
+    """Add the rows of every forward pass of the module to the sums until the hook is removed."""
 
     def before(module: MultiHeadAttention, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         sums_4H.add_(_rows(module, real_BT, *arguments, **named).cpu())
@@ -86,7 +86,7 @@ def _rows(
     mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """`row_sums` of the arguments of `MultiHeadAttention.forward`."""
+    """`row_sums` for the arguments of `MultiHeadAttention.forward`."""
     p_BHTS = module.weights(q_BHTK, memory, mask, causal)
     B, _, T, S = p_BHTS.shape
     seen = visible(mask, causal, p_BHTS)

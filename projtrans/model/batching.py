@@ -1,7 +1,7 @@
-"""Encoded sentence pairs to batches: buckets of equal length under a token budget, in an order that can be resumed.
+"""Batches of encoded sentence pairs: bucketed by length under a token budget, in an order that can be resumed.
 
-Axes: B sentences, S source positions, T target positions; of a whole corpus N examples, P ids, and B batches. Masks:
-True = a real piece. Knows ids only: no text (the caller encodes it), no model.
+Axes: B sentences, S source positions, T target positions; over a corpus: N examples, P ids, B batches. Masks: True = a
+real token. Knows ids only: no text (the caller encodes it), no model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,29 +17,29 @@ from projtrans.sequences import Ids, Ragged, Rows
 
 @dataclass(frozen=True)
 class Example:
-    """One sentence pair in pieces, as the model sees it."""
+    """One sentence pair as token ids, as the model takes it."""
 
-    source: Ids  # with its end, where the tokenizer gives sources one
-    target: Ids  # without begin, with end (unless it was cut off)
+    source: Ids  # EOS included, if the tokenizer ends sources with one
+    target: Ids  # without BOS, EOS included (unless it was cut off)
 
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Examples padded to one length a side."""
+    """Sentence pairs padded to one source and one target length."""
 
     source_BS: Tensor
     source_mask_BS: Tensor | None  # None: padding is attended to
-    target_in_BT: Tensor  # begin and all pieces but the last
-    target_out_BT: Tensor  # all pieces: position t is to be predicted from target_in[: t + 1]
-    counted_BT: Tensor  # positions that loss and accuracy count: True at real pieces
+    target_in_BT: Tensor  # BOS and all tokens but the last
+    target_out_BT: Tensor  # all tokens: position t is predicted from target_in[: t + 1]
+    counted_BT: Tensor  # positions that loss and accuracy count: True at real tokens
 
 
 @dataclass(frozen=True)
 class Batch(PaddedBatch):
-    """Examples padded into one rectangle, and where in it the real pieces stand."""
+    """A padded batch with the positions of its real tokens."""
 
-    real_N: Tensor  # the places of these in B·T, found before the batch is on a device that would have to be waited for
-    padding_N: Tensor  # the other places
+    real_N: Tensor  # counted positions in B·T; found on the CPU, since a device would have to synchronize for it
+    padding_N: Tensor  # the other positions
 
     @classmethod
     def of(
@@ -50,17 +50,17 @@ class Batch(PaddedBatch):
         target_out_BT: Tensor,
         counted_BT: Tensor,
     ) -> "Batch":
-        """The batch of these rectangles, which are in main memory."""
-        places = [mask.flatten().nonzero()[:, 0] for mask in (counted_BT, ~counted_BT)]
-        return cls(source_BS, source_mask_BS, target_in_BT, target_out_BT, counted_BT, *places)
+        """The batch of these tensors, which lie in main memory."""
+        positions = [mask.flatten().nonzero()[:, 0] for mask in (counted_BT, ~counted_BT)]
+        return cls(source_BS, source_mask_BS, target_in_BT, target_out_BT, counted_BT, *positions)
 
     @property
     def sentences(self) -> int:
-        """Sentence pairs."""
+        """The number of sentence pairs."""
         return len(self.source_BS)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device, which nobody waits for: the copies are made from pinned memory."""
+        """The same batch on a device, copied from pinned memory without waiting."""
         if device.type == "cpu":
             return self
         tensors = self._tensors()
@@ -69,7 +69,7 @@ class Batch(PaddedBatch):
         return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors))  # type: ignore[arg-type]
 
     def parts(self, count: int) -> "list[Batch]":
-        """The batch, which is in main memory, in `count` parts of equal size, or of one sentence pair."""
+        """This batch, which lies in main memory, cut into `count` equal parts, or into single sentence pairs."""
         if count == 1:
             return [self]
         rows = -(-self.sentences // count)
@@ -84,36 +84,32 @@ class Batch(PaddedBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How examples become rectangles of ids."""
+    """How examples become padded batches of ids."""
 
     pad_id: int
     bos_id: int
     eos_id: int
-    max_length: int  # pieces a side, end included
-    mask_padding: bool  # False: pad every sentence to max_length, and let the model attend to it
-    cut_sources: bool = False  # whether longer lines are cut when they are translated, instead of split
+    max_length: int  # tokens of a source or a target, EOS included
+    mask_padding: bool  # False: every sentence is padded to max_length, and padding is attended to
+    cut_sources: bool = False  # when translating: longer lines are cut instead of split
 
     def example(self, source: Ids, target: Ids) -> Example:
-        """A pair from its encoded sides (the target without begin and end), each cut to `max_length`."""
+        """A pair from its ids (the target without BOS and EOS), both cut to `max_length`."""
         return Example(source[: self.max_length], [*target, self.eos_id][: self.max_length])
 
-    def fits(self, source: Ids, target: Ids) -> bool:
-        """Whether nothing would be cut off."""
-        return len(source) <= self.max_length and len(target) < self.max_length
-
     def sources(self, sources: Sequence[Ids]) -> tuple[Tensor, Tensor | None]:
-        """Ids [B, S], and their mask where padding is masked; a batch of empty sources still has one position."""
-        source_BS = self._rectangle(sources)
+        """Ids [B, S] and their mask, None if padding is attended to; a batch of empty sources has one position."""
+        source_BS = self._padded(sources)
         return source_BS, (source_BS != self.pad_id) if self.mask_padding else None
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """The examples as one batch."""
         source_BS, mask_BS = self.sources([example.source for example in examples])
-        out_BT = self._rectangle([example.target for example in examples])
+        out_BT = self._padded([example.target for example in examples])
         in_BT = torch.cat([torch.full((len(examples), 1), self.bos_id), out_BT[:, :-1]], 1)
         return Batch.of(source_BS, mask_BS, in_BT, out_BT, out_BT != self.pad_id)
 
-    def _rectangle(self, rows: Sequence[Ids]) -> Tensor:
+    def _padded(self, rows: Sequence[Ids]) -> Tensor:
         width = max(1, max(map(len, rows))) if self.mask_padding else self.max_length
         table = np.full((len(rows), width), self.pad_id, dtype=np.int64)
         for row, ids in zip(table, rows, strict=True):
@@ -122,14 +118,14 @@ class Layout:
 
 
 class Examples(Rows[Example]):
-    """Encoded pairs as the model sees them, each made when it is asked for."""
+    """Encoded pairs as the model takes them, each made on demand."""
 
     def __init__(self, layout: Layout, sources: Ragged, targets: Ragged, *, cut: bool) -> None:
-        """cut: those that are too long for the model are cut, or else left out."""
+        """cut: pairs longer than `max_length` are cut; False: they are left out."""
         self.layout, self._sources, self._targets = layout, sources, targets
         lengths_N2 = np.stack([np.diff(sources.starts_N), np.diff(targets.starts_N) + 1], 1).astype(np.int32)
         self.rows = np.arange(len(sources)) if cut else np.flatnonzero(lengths_N2.max(1) <= layout.max_length)
-        self.lengths = lengths_N2[self.rows].clip(max=layout.max_length)  # source and target of every example
+        self.lengths = lengths_N2[self.rows].clip(max=layout.max_length)  # of source and target, EOS included
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -139,27 +135,27 @@ class Examples(Rows[Example]):
         row = int(self.rows[index])
         return self.layout.example(self._sources[row], self._targets[row])
 
-    def packed(self, side: int) -> np.ndarray:
-        """The ids of one side (0: sources, 1: targets) of all examples, one after the other, int32."""
-        lists, lengths_N = (self._sources, self._targets)[side], self.lengths[:, side].astype(np.int64)
+    def packed(self, which: int) -> np.ndarray:
+        """All ids of the sources (0) or targets (1) one after the other, int32."""
+        lists, lengths_N = (self._sources, self._targets)[which], self.lengths[:, which].astype(np.int64)
         ends_N = np.cumsum(lengths_N)
         ids_P = np.full(lengths_N.sum(), self.layout.eos_id, np.int32)
         for first in range(0, len(self), PACKED):
-            window = slice(first, first + PACKED)
-            rows = self.rows[window]
-            kept_N = np.minimum(lists.starts_N[rows + 1] - lists.starts_N[rows], lengths_N[window])  # without the end
+            chunk = slice(first, first + PACKED)
+            rows = self.rows[chunk]
+            kept_N = np.minimum(lists.starts_N[rows + 1] - lists.starts_N[rows], lengths_N[chunk])  # without EOS
             ahead_P = np.arange(kept_N.sum()) - np.repeat(np.cumsum(kept_N) - kept_N, kept_N)
-            begin_N = ends_N[window] - lengths_N[window]
+            begin_N = ends_N[chunk] - lengths_N[chunk]
             ids_P[np.repeat(begin_N, kept_N) + ahead_P] = lists.ids_P[np.repeat(lists.starts_N[rows], kept_N) + ahead_P]
         return ids_P
 
 
 PACKED = 1 << 18
-"""Examples packed at a time: some 50 MB beside the result."""
+"""Examples packed at a time, which takes some 50 MB besides the result."""
 
 
 class Batches(Rows[Ids]):
-    """Which examples stand in every batch: indices in one row, cut where a batch begins."""
+    """The example indices of every batch: one array of indices, and where in it each batch begins and ends."""
 
     def __init__(self, order_N: np.ndarray, starts_B: np.ndarray, ends_B: np.ndarray) -> None:
         self.order_N, self.starts_B, self.ends_B = order_N, starts_B, ends_B
@@ -168,25 +164,25 @@ class Batches(Rows[Ids]):
         return len(self.starts_B)
 
     def row(self, index: int) -> Ids:
-        """The examples of the batch, by index."""
+        """The example indices of one batch."""
         return self.order_N[self.starts_B[index] : self.ends_B[index]].tolist()
 
 
 def bucket(lengths: ArrayLike, *, tokens: int, sentences: int | None) -> Batches:
-    """Indices of examples in batches of like length.
+    """Bucket examples of similar length into batches.
 
-    lengths: (source, target) of every example [N, 2], in pieces. A batch holds at most `sentences` examples, and
-    examples × its longest side ≤ `tokens`, padding included; an example longer than that is a batch of its own.
+    lengths: source and target length of every example [N, 2], in tokens. A batch holds at most `sentences` examples,
+    and examples × its longest sequence ≤ `tokens`, padding included; a longer example is a batch of its own.
     """
     lengths_N2 = np.asarray(lengths, np.int64).reshape(-1, 2)
     longer_N = lengths_N2.max(1)
-    order_N = np.lexsort((lengths_N2[:, 1], lengths_N2[:, 0], longer_N))  # stable: equal ones keep their order
+    order_N = np.lexsort((lengths_N2[:, 1], lengths_N2[:, 0], longer_N))  # stable: ties keep their order
     starts = list(_cuts(longer_N[order_N], tokens, sentences))
     return Batches(order_N, np.array(starts, np.int64), np.array([*starts[1:], len(order_N)][: len(starts)], np.int64))
 
 
 def _cuts(longer_N: np.ndarray, tokens: int, sentences: int | None) -> Iterator[int]:
-    """Where batches begin among ascending lengths: each takes as many as it may hold."""
+    """Where batches begin among ascending lengths; each takes as many examples as it may."""
     start = 0
     while start < len(longer_N):
         yield start
@@ -198,10 +194,10 @@ def _cuts(longer_N: np.ndarray, tokens: int, sentences: int | None) -> Iterator[
 def epoch(
     lengths: ArrayLike, *, tokens: int, sentences: int | None, by_length: bool, seed: int, number: int
 ) -> Batches:
-    """The batches of epoch `number`, every example in exactly one of them: a function of its arguments alone.
+    """The batches of epoch `number`, with every example in exactly one; a function of its arguments alone.
 
-    by_length: bucket examples of like length (ties in random order) and shuffle the batches; False: shuffle the
-    examples and cut them into batches of `sentences`.
+    by_length: bucket by length (ties in random order) and shuffle the batches; False: shuffle the examples and cut them
+    into batches of `sentences`.
     """
     lengths_N2 = np.asarray(lengths).reshape(-1, 2)
     random = np.random.Generator(np.random.PCG64([seed, number]))
@@ -216,7 +212,7 @@ def epoch(
 
 
 def sizes(batches: Batches, lengths_N2: np.ndarray, layout: Layout) -> np.ndarray:
-    """Sentence pairs, source and target positions of every batch [B, 3]."""
+    """Sentence pairs, source length and target length of every batch, padded [B, 3]."""
     if not len(batches):
         return np.zeros((0, 3), np.int64)
     order_B = np.argsort(batches.starts_B)
@@ -228,7 +224,7 @@ def sizes(batches: Batches, lengths_N2: np.ndarray, layout: Layout) -> np.ndarra
 
 
 def padding(batches: Batches, lengths_N2: np.ndarray, layout: Layout) -> tuple[float, float]:
-    """The shares of padding among the source and the target positions of all batches, 0 to 1."""
+    """The share of padding among the source positions and among the target positions of all batches, 0 to 1."""
     sizes_B3 = sizes(batches, lengths_N2, layout)
     positions_2 = (sizes_B3[:, :1] * sizes_B3[:, 1:]).sum(0)
     source, target = (1 - lengths_N2.sum(0, np.int64) / positions_2).tolist()
@@ -236,10 +232,11 @@ def padding(batches: Batches, lengths_N2: np.ndarray, layout: Layout) -> tuple[f
 
 
 def heaviest(batches: Batches, lengths_N2: np.ndarray, *, by_length: bool, width: int, heads: int) -> list[int]:
-    """The examples of the batch that takes the most memory of all that any epoch can have.
+    """The examples of the batch that takes the most memory in any epoch.
 
-    batches: those of one epoch; with by_length every other epoch's are of the same sizes, and otherwise it is the
-    longest examples together. Memory: n (S + T) width for what a position holds, n (S² + T² + TS) heads for attention.
+    batches: those of one epoch. With by_length all epochs have batches of the same sizes; otherwise the worst case is
+    the longest examples together. Memory of n pairs: n (S + T) width for the positions, n (S² + T² + TS) heads for
+    attention.
     """
     if not by_length:
         most = max(len(batch) for batch in batches)
@@ -253,7 +250,7 @@ def heaviest(batches: Batches, lengths_N2: np.ndarray, *, by_length: bool, width
 
 
 def fixed_batches(examples: Examples, layout: Layout, tokens: int) -> Iterator[tuple[list[int], Batch]]:
-    """Every example once, bucketed by length, with the indices of each batch: for validation and test sets."""
+    """Every example once, bucketed by length, with the indices of each batch; for validation and test sets."""
     lengths = examples.lengths
     if not layout.mask_padding:
         lengths = np.full_like(lengths, layout.max_length)

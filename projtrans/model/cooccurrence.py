@@ -1,13 +1,14 @@
-"""Initial embeddings from the training pieces: pieces that stand beside the same pieces begin near each other.
+"""Initial embeddings from co-occurrences: tokens with the same neighbours in the training data start close together.
 
-    N_ij = how often pieces i and j stand together
+    N_ij = how often tokens i and j occur together
     PPMI_ij = max(0, log(N_ij N / N_i N_j))            Church & Hanks 1990 (mutual information of words)
     PPMI ≈ U Σ Vᵀ,  E = U √Σ                           Levy & Goldberg 2014 (embedding as matrix factorisation)
 
 Why: Mehta 2025 ("Self-attention as distributional projection", arXiv 2511.13780) reads attention as the projection
-Q S Qᵀ of corpus-wide co-occurrences S into a sentence Q. Here S is counted before training instead of learnt from
-nothing; E Eᵀ = (S Sᵀ)^½, which is S itself where S has no negative eigenvalue.
-Axes: N positions of all sentences in one row, V pieces, D width, R rank. Knows ids and tensors only; no text, no model.
+Q S Qᵀ of corpus-wide co-occurrences S into a sentence Q. Here S is counted before training instead of being learned
+from scratch; E Eᵀ = (S Sᵀ)^½, which is S itself if S has no negative eigenvalue.
+Axes: N positions of all sentences, concatenated, V vocabulary, D width, R rank. Knows ids and tensors only; no text, no
+model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,59 +23,59 @@ from torch.nn import functional as F
 from projtrans.errors import DataError
 
 WINDOW = 5
-"""Pieces on either side that count as standing together, where the settings name no other number."""
+"""Tokens before and after a token that co-occur with it, unless the settings say otherwise."""
 
 BLOCK = 1 << 17
-"""Positions counted at once, so that a large corpus needs no more memory than its matrix."""
+"""Positions counted at once, so that a large corpus needs little more memory than its matrix."""
 
 OVERSAMPLING = 32
-"""Directions carried beyond the rank that is asked for: the last ones of a random subspace are the least exact."""
+"""Extra directions beyond the rank asked for: the last ones of a random subspace are the least accurate."""
 
 ITERATIONS = 4
-"""Subspace iterations; PPMI spectra fall slowly, and every iteration sharpens the gap by its square."""
+"""Subspace iterations; PPMI spectra decay slowly, and each damps the rest by a squared ratio of singular values."""
 
 CHANCE = 1e-12
-"""What rounding makes of a PMI of 0."""
+"""A PMI up to this is 0 with rounding error."""
 
 NOTHING = 1e-3
-"""A vector shorter than this share of the longest one is what rounding or truncation left over, not a vector."""
+"""A vector shorter than this share of the longest one is a residue of rounding or truncation and is not used."""
 
 
-class Side(NamedTuple):
-    """One language of the training pairs: its sentences one after the other."""
+class Sentences(NamedTuple):
+    """The sentences of one language, concatenated."""
 
-    piece_N: Tensor
-    sentence_N: Tensor  # the number of the sentence, ascending
-    counted_N: Tensor  # False at reserved pieces, which keep their place but never count
+    token_N: Tensor
+    sentence_N: Tensor  # index of the sentence, ascending
+    counted_N: Tensor  # False at reserved tokens, which keep their position but never count
 
 
-def side(sentences: Sequence[Sequence[int]], reserved: Sequence[int]) -> Side:
-    """The sentences as a side."""
+def concatenate(sentences: Sequence[Sequence[int]], reserved: Sequence[int]) -> Sentences:
+    """Concatenate the sentences, and mark the reserved tokens among them."""
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
-    piece_N = torch.from_numpy(np.fromiter(chain.from_iterable(sentences), np.int64, int(lengths.sum())))
+    token_N = torch.from_numpy(np.fromiter(chain.from_iterable(sentences), np.int64, int(lengths.sum())))
     sentence_N = torch.arange(len(sentences)).repeat_interleave(torch.from_numpy(lengths))
-    return Side(piece_N, sentence_N, torch.isin(piece_N, torch.tensor(reserved), invert=True))
+    return Sentences(token_N, sentence_N, torch.isin(token_N, torch.tensor(reserved), invert=True))
 
 
 # --------------------------------------------------------------------------------------------------------- counting
 
 
-def neighbours(text: Side, size: int, window: int) -> Tensor:
-    """N_ij = |{(t, s): x_t = i, x_s = j, 0 < |t - s| ≤ window}|, t and s in one sentence: sparse [V, V], symmetric."""
+def neighbours(text: Sentences, size: int, window: int) -> Tensor:
+    """N_ij = |{(t, s): x_t = i, x_s = j, 0 < |t - s| ≤ window}|, t and s in one sentence; sparse [V, V], symmetric."""
     total = _nothing(size)
-    for block in _blocks(len(text.piece_N)):
-        total = total + _tally(torch.cat(list(_ahead(text, block, window)), 1), size)
+    for block in _blocks(len(text.token_N)):
+        total = total + _count(torch.cat(list(_ahead(text, block, window)), 1), size)
     return (total + total.mT).coalesce()
 
 
-def _ahead(text: Side, block: slice, window: int) -> Iterator[Tensor]:
-    """The pieces of the block with those 1, 2, ... `window` positions ahead of them in their sentences: [2, n] each."""
+def _ahead(text: Sentences, block: slice, window: int) -> Iterator[Tensor]:
+    """The tokens of the block paired with those 1, 2, ... `window` positions later in their sentences: [2, n] each."""
     for distance in range(1, window + 1):
-        right = Side(*(tensor[block.start + distance : block.stop + distance] for tensor in text))
-        left = Side(*(tensor[block.start : block.start + len(right.piece_N)] for tensor in text))
+        right = Sentences(*(tensor[block.start + distance : block.stop + distance] for tensor in text))
+        left = Sentences(*(tensor[block.start : block.start + len(right.token_N)] for tensor in text))
         same = left.sentence_N == right.sentence_N
-        yield torch.stack([left.piece_N, right.piece_N])[:, same & left.counted_N & right.counted_N]
-        if not same.any():  # no sentence of the block is that long
+        yield torch.stack([left.token_N, right.token_N])[:, same & left.counted_N & right.counted_N]
+        if not same.any():  # no sentence of the block is longer
             return
 
 
@@ -83,17 +84,17 @@ def _blocks(positions: int) -> Iterator[slice]:
 
 
 def _nothing(size: int) -> Tensor:
-    return _tally(torch.empty(2, 0, dtype=torch.int64), size)
+    return _count(torch.empty(2, 0, dtype=torch.int64), size)
 
 
-def _tally(together_2N: Tensor, size: int) -> Tensor:
-    """How often each (row, column) occurs: sparse [V, V], float64, which counts exactly up to 2^53."""
+def _count(together_2N: Tensor, size: int) -> Tensor:
+    """How often each pair (row, column) occurs; sparse [V, V] in float64, which counts exactly up to 2^53."""
     cell, times = (together_2N[0] * size + together_2N[1]).unique(return_counts=True)
     return _sparse(torch.stack([cell // size, cell % size]), times.double(), size)
 
 
 def _sparse(index: Tensor, value: Tensor, size: int) -> Tensor:
-    """The sparse matrix [V, V] of these values, whose indices are distinct and in order."""
+    """The sparse matrix [V, V] with these values; the indices are distinct and sorted."""
     return torch.sparse_coo_tensor(index, value, (size, size), check_invariants=True, is_coalesced=True)
 
 
@@ -101,7 +102,7 @@ def _sparse(index: Tensor, value: Tensor, size: int) -> Tensor:
 
 
 def ppmi(counts_VV: Tensor) -> Tensor:
-    """max(0, log(N_ij N / N_i N_j)) of symmetric counts, N_i = Σ_j N_ij, N = Σ_ij N_ij: sparse [V, V]."""
+    """max(0, log(N_ij N / N_i N_j)) of symmetric counts, N_i = Σ_j N_ij, N = Σ_ij N_ij; sparse [V, V]."""
     counts_VV = counts_VV.coalesce()
     (i, j), n = counts_VV.indices(), counts_VV.values()
     log_total_V = torch.zeros(len(counts_VV), dtype=n.dtype).index_add_(0, i, n).log()
@@ -113,8 +114,8 @@ def ppmi(counts_VV: Tensor) -> Tensor:
 def truncated_svd(matrix_VV: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     """U [V, R] and Σ [R] of the largest singular values, by randomised subspace iteration (Halko et al. 2011).
 
-    A function of its arguments alone: torch's generator is left where it was, and the largest entry of every column
-    of U is positive.
+    A function of its arguments alone: torch's generator keeps its state, and the largest entry of every column of U is
+    made positive.
     """
     carried = min(rank + OVERSAMPLING, len(matrix_VV))
     with torch.random.fork_rng(devices=[]):  # svd_lowrank takes no generator
@@ -126,15 +127,15 @@ def truncated_svd(matrix_VV: Tensor, rank: int, seed: int) -> tuple[Tensor, Tens
 
 
 def vectors(counts_VV: Tensor, width: int, seed: int) -> Tensor:
-    """Rows U√Σ of PPMI ≈ UΣVᵀ: float32 [V, D], columns beyond the number of pieces 0.
+    """The rows of U√Σ, PPMI ≈ UΣVᵀ; float32 [V, D], with columns beyond V set to 0.
 
-    Raises DataError where no two pieces stand together more often than chance has it.
+    Raises DataError if no two tokens occur together more often than by chance.
     """
     matrix_VV = ppmi(counts_VV)
     if not matrix_VV.values().numel():
         raise DataError(
-            "model.embeddings.init: cooccurrence needs training sentences in which some pieces stand together more "
-            "often than by chance, and these have none; set it to normal"
+            "model.embeddings.init: cooccurrence needs training sentences in which some tokens occur together more "
+            "often than by chance, and in these none do; set it to normal"
         )
     u_VR, s_R = truncated_svd(matrix_VV.float(), width, seed)
     return F.pad(u_VR * s_R.sqrt(), (0, width - len(s_R)))
@@ -154,10 +155,10 @@ def initialise(
     reserved: Sequence[int],
     seed: int,
 ) -> int:
-    """Give the embedding matrices the vectors of their pieces, and return how many pieces have one.
+    """Write the vectors into the embedding matrices; returns how many tokens got one.
 
-    One matrix for both sides counts both sides together, two count a side each. Every matrix is scaled to a mean
-    length of 1 over the rows given, as N(0, 1/D) has it; the other rows are left as they are.
+    If source and target share a matrix, both languages are counted together, otherwise each for its own matrix. The
+    vectors of a matrix are scaled to a mean norm of 1, as that of N(0, 1/D); all other rows are left as they are.
     """
     tables = [(source_VD, [sources]), (target_VD, [targets])]
     if source_VD is target_VD:
@@ -165,13 +166,13 @@ def initialise(
     given = 0
     for weight_VD, texts in tables:
         size, width = weight_VD.shape
-        counts_VV = sum((neighbours(side(text, reserved), size, window) for text in texts), _nothing(size))
+        counts_VV = sum((neighbours(concatenate(text, reserved), size, window) for text in texts), _nothing(size))
         given += _place(weight_VD, vectors(counts_VV, width, seed))
     return given
 
 
 def _place(weight_VD: Tensor, rows_VD: Tensor) -> int:
-    """Overwrite the rows of the weight for which there is a vector."""
+    """Overwrite the rows of the weight that have a vector."""
     length_V = rows_VD.norm(dim=1)
     given_V = length_V > NOTHING * length_V.max()
     weight_VD[given_V] = (rows_VD[given_V] / length_V[given_V].mean()).to(weight_VD)

@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision. Knows no model."""
+"""Devices: choosing and naming one, precision, threads and memory. Knows no model."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def choose(name: str) -> torch.device:
-    """The device for auto (cuda where there is one), cpu, cuda or cuda:N; raises ConfigError for what is not there."""
+    """The device named auto (CUDA if available), cpu, cuda or cuda:N; raises ConfigError if it does not exist."""
     kind, _, number = name.partition(":")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -23,45 +23,44 @@ def choose(name: str) -> torch.device:
     if kind != "cuda" or (number and not number.isdigit()):
         raise ConfigError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise ConfigError(
-            f"--device {name}: no CUDA device is available to this PyTorch ({torch.__version__}); use cpu"
-        )
+        raise ConfigError(f"--device {name}: this PyTorch ({torch.__version__}) finds no CUDA device; use cpu")
     if number and int(number) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, counted from 0")
+        raise ConfigError(f"--device {name}: only {torch.cuda.device_count()} CUDA devices exist, counted from 0")
     return torch.device(name)
 
 
 def use_threads(threads: int | None) -> None:
-    """Compute with so many processor threads; None leaves it to torch (all cores)."""
+    """Set the number of CPU threads; None leaves it to torch (all cores)."""
     if threads is not None:
         torch.set_num_threads(threads)
 
 
 def describe(device: torch.device) -> str:
-    """The device in words."""
+    """The name of the device; for a CPU also the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()}, {threads} thread{'s' * (threads != 1)}"
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it says that the device, or the machine, has no memory left for a tensor."""
+    """Whether the error says that the device or the machine ran out of memory for a tensor."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The words of torch's allocators of main memory; an own class exists for devices only.
+    # The messages of torch's allocators of main memory, which have no exception class of their own.
     return isinstance(error, RuntimeError) and any(
         words in str(error) for words in ("can't allocate memory", "not enough memory")
     )
 
 
 def wait(device: torch.device) -> None:
-    """Return when the device has done everything that it was given."""
+    """Wait until the device has done all work queued on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def free(device: torch.device) -> None:
-    """Give back what a failed attempt holds."""
+    """Release the memory that a failed attempt still holds."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -75,7 +74,7 @@ def bfloat16_pays(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 products where asked for, or where `auto` finds that they pay."""
+    """A context with bfloat16 products if asked for, or if `auto` finds that they pay."""
     bf16 = bfloat16_pays(device) if precision == "auto" else precision == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
@@ -85,7 +84,7 @@ def _cpu_name() -> str:
 
 
 def _cpuinfo(key: str) -> str:
-    """The first line of that key in Linux's /proc/cpuinfo; empty elsewhere."""
+    """The first value of a key in Linux's /proc/cpuinfo; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""What a configuration asks of the machine: the multiply-adds of a forward pass, counted from the shapes.
+"""Multiply-adds of a forward pass, counted from the shapes of a configuration.
 
-Counts matrix products alone. Softmax, norms, distances' key lengths, dropout and the like are a number of operations
-per element, not per product, and are left out. Runs no model.
+Counts matrix products only; softmax, normalisation, key norms, dropout and other work per element are left out. Runs no
+model.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from projtrans.model.transformer import DecoderLayer, EncoderLayer, ModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class MultiplyAdds:
-    """Multiply-adds of one sentence pair through the whole network, forward."""
+    """Multiply-adds of a forward pass of one sentence pair."""
 
     source_positions: int
     target_positions: int
@@ -24,21 +24,21 @@ class MultiplyAdds:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Their sum."""
         return self.attention_projections + self.attention_products + self.feedforward + self.output_layer
 
 
 def inner_width(model: ModelConfig) -> int:
-    """Width of all heads of an attention module together: heads × head width."""
+    """Width of all heads of an attention module together, heads × head width."""
     return model.heads * (model.head_width or model.width // model.heads)
 
 
 def multiply_adds(model: ModelConfig, target_size: int, *, source: int, target: int) -> MultiplyAdds:
-    """The count for S = `source` and T = `target` positions and a target vocabulary of `target_size` pieces.
+    """Count for S = `source` and T = `target` positions and a target vocabulary of `target_size` tokens.
 
-    A matrix of m × n numbers takes m n multiply-adds a position. Self-attention applies all its matrices to every
-    position; cross-attention W_q and W_o to the T, the others to the S. A position meets all S or T keys, masked ones
-    too, at 2 × inner width: once for its logits and once for its values.
+    A matrix of m × n numbers takes m n multiply-adds per position. Self-attention applies all its matrices to every
+    position; cross-attention applies W_q and W_o to the T, the others to the S. A query meets all S or T keys, masked
+    ones too, at 2 × inner width each: for the logit and for the value.
     """
     encoder, decoder, inner = model.layers.encoder, model.layers.decoder, inner_width(model)
     decoder_layer = DecoderLayer(model)
@@ -56,5 +56,5 @@ def multiply_adds(model: ModelConfig, target_size: int, *, source: int, target: 
 
 
 def _matrices(attention: nn.Module) -> int:
-    """Numbers in the matrices of one attention module: as many of them as its settings have it."""
+    """Numbers in the matrices of one attention module, as its settings make it."""
     return sum(weight.numel() for weight in attention.parameters() if weight.dim() == 2)

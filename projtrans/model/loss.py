@@ -1,8 +1,8 @@
-"""Output layer and cross-entropy in one, with label smoothing, never holding the logits of a whole batch.
+"""Output layer and cross-entropy in one, with label smoothing, without ever holding the logits of a whole batch.
 
-`cross_entropy` of one pass through the network, and `r_drop` of two, whose dropout differs and which are to agree.
+`cross_entropy` takes one pass through the network; `r_drop` takes two with different dropout, which are to agree.
 
-Axes: N target positions (padding taken out by the caller), D width, V vocabulary. Knows no model and no masks.
+Axes: N target positions (padding removed by the caller), D width, V vocabulary, G groups. Knows no model, no masks.
 """
 
 from typing import Any, NamedTuple
@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK = 512
-"""Rows of logits held at once; V = 8,000 in float32 makes 16 MB, which stays near the processor."""
+"""Rows of logits held at once on a CPU; with V = 8,000 in float32 they take 16 MB, which fits its caches."""
 
 WIDE_CHUNK = 2048
-"""The same where there is no such nearness, and where every kernel costs a launch: not on a CPU."""
+"""The same on other devices, where launching kernels costs more than memory traffic."""
 
 
 class TokenLoss(NamedTuple):
     """Sums over target positions, each a scalar tensor."""
 
-    smoothed: Tensor  # what training minimises: nats, differentiable; of all groups together
-    nll: Tensor  # negative log-likelihood without smoothing: nats
-    correct: Tensor  # positions whose most probable piece is the target
+    smoothed: Tensor  # what training minimises, in nats; differentiable; over all groups
+    nll: Tensor  # negative log-likelihood without smoothing, in nats
+    correct: Tensor  # positions whose most probable token is the target
 
 
 def cross_entropy(
@@ -37,9 +37,9 @@ def cross_entropy(
     """Σ_n (1 - ε) nll_n + ε · mean_v(-log p_nv), with p = softmax(h Wᵀ + b) (Szegedy et al. 2016, section 7).
 
     h and weight may be bfloat16: the products are then bfloat16, everything after them float32.
-    The gradient is computed in the forward pass, chunk by chunk, while the logits are at hand.
-    groups: float32, 1 where a position belongs to a group and 0 elsewhere; nll and correct are then one a group, [G],
-    and a position of no group counts nowhere: its place takes time, and no shape depends on how many there are.
+    The gradient is computed in the forward pass, chunk by chunk, while the logits are available.
+    groups: float32, 1 where a position belongs to a group, else 0; nll and correct are then [G], one per group. A
+    position in no group is computed but not counted, so that no shape depends on how many positions count.
     """
     return TokenLoss(*_CrossEntropy.apply(h_ND, weight_VD, bias_V, target_N, smoothing, groups_GN))
 
@@ -62,7 +62,7 @@ class _CrossEntropy(torch.autograd.Function):
         grad_h = torch.empty_like(h_ND)
         grad_weight, grad_bias = torch.zeros_like(weight_VD, dtype=wide), torch.zeros_like(bias_V, dtype=wide)
         rows = min(CHUNK if h_ND.device.type == "cpu" else WIDE_CHUNK, len(h_ND))
-        # Allocated once: fresh memory for every chunk costs more in page faults than the arithmetic.
+        # Allocated once: fresh memory per chunk costs more in page faults than the arithmetic.
         logits_buffer, p_buffer = h_ND.new_empty(rows, len(weight)), h_ND.new_empty(rows, len(weight), dtype=wide)
         product = torch.empty_like(weight)
         for first in range(0, len(h_ND), rows or 1):
@@ -104,8 +104,8 @@ def r_drop(
 ) -> TokenLoss:
     """½ (CE(p) + CE(q)) + α/4 Σ_n (KL(p_n‖q_n) + KL(q_n‖p_n)) of the hidden states of two passes (Liang et al. 2021).
 
-    p = softmax(h Wᵀ + b), q the same of `other`, CE as in `cross_entropy`. It is half of the paper's eq. (4), so that
-    α is the paper's and the loss is one a piece, as without R-Drop. nll and correct are means over the two passes.
+    p = softmax(h Wᵀ + b), q the same for `other`, CE as in `cross_entropy`. This is half of the paper's eq. (4): α is
+    the paper's, and the loss counts each token once, as without R-Drop. nll and correct are means of the two passes.
     """
     return TokenLoss(*_RDrop.apply(h_ND, other_ND, weight_VD, bias_V, target_N, smoothing, alpha))
 
@@ -115,7 +115,7 @@ class _RDrop(torch.autograd.Function):
 
         ∂J/∂s = p (a - E_p a) + p - q        ∂J/∂t = -q (a - E_q a) + q - p
 
-    for the logits s of p and t of q.
+    with s the logits of p and t those of q.
     """
 
     @staticmethod
@@ -176,22 +176,22 @@ class _RDrop(torch.autograd.Function):
 
 
 def _log_ratio(s_NV: Tensor, t_NV: Tensor, p_NV: Tensor, q_NV: Tensor, out: Tensor) -> Tensor:
-    """log p - log q, from the logits: probabilities underflow."""
+    """log p - log q from the logits, since probabilities underflow."""
     apart_N = _log_sum(s_NV, p_NV)[0] - _log_sum(t_NV, q_NV)[0]
-    return out.copy_(s_NV).sub_(t_NV).sub_(apart_N[:, None])  # not sub(s, t, out): that would round to bfloat16
+    return out.copy_(s_NV).sub_(t_NV).sub_(apart_N[:, None])  # not sub(s, t, out), which would round to bfloat16
 
 
 def _log_sum(logits_NV: Tensor, p_NV: Tensor) -> tuple[Tensor, Tensor]:
-    """log Σ exp(logits) from the largest logit and its probability, which cannot underflow; and whose that is."""
-    piece_N = _largest(p_NV)
-    best_N, p_N = (x.gather(1, piece_N[:, None])[:, 0].to(p_NV.dtype) for x in (logits_NV, p_NV))
-    return best_N - p_N.log(), piece_N
+    """log Σ exp(logits) from the largest logit and its probability, which cannot underflow; and the token of both."""
+    token_N = _largest(p_NV)
+    best_N, p_N = (x.gather(1, token_N[:, None])[:, 0].to(p_NV.dtype) for x in (logits_NV, p_NV))
+    return best_N - p_N.log(), token_N
 
 
 def _largest(p_NV: Tensor) -> Tensor:
-    """argmax over V, the first of equals: of equal parts, then within the best one.
+    """argmax over V, ties to the first: the best of equal parts, then the best within it.
 
-    On a CPU torch's own is one comparison at a time on one thread; `amax`, which does nearly all of this, is neither.
+    Torch's own argmax is scalar and single-threaded on a CPU; `amax`, which does most of the work here, is neither.
     """
     parts_NPW = p_NV.unflatten(1, (-1, _part(p_NV.shape[1])))
     best_N = parts_NPW.amax(2).argmax(1)
@@ -200,7 +200,7 @@ def _largest(p_NV: Tensor) -> Tensor:
 
 
 def _part(size: int) -> int:
-    """A divisor of `size` of which `amax`, which takes 32 numbers at a time, leaves few over."""
+    """A divisor of `size`, nearly a multiple of the 32 elements that `amax` takes at a time."""
     return min((width for width in range(1, 321) if size % width == 0), key=lambda width: (width % 32 / width, -width))
 
 
@@ -217,24 +217,24 @@ def _scores(
     smoothing: float,
     groups_GN: Tensor | None = None,
 ) -> Tensor:
-    """[smoothed, nll, correct] summed over the rows, or over those of each group [3, G].
+    """[smoothed, nll, correct] summed over the rows [3], or over those of each group [3, G].
 
-    p = softmax(logits); mean: of each row's logits, None without smoothing.
+    p = softmax(logits); mean: the mean logit of each row, None without smoothing.
     """
 
     def summed(x_N: Tensor) -> Tensor:
         return x_N.sum() if groups_GN is None else groups_GN.to(x_N.dtype) @ x_N
 
-    total_N, piece_N = _log_sum(logits_NV, p_NV)
+    total_N, token_N = _log_sum(logits_NV, p_NV)
     nll = summed(total_N - logits_NV.gather(1, target_N[:, None])[:, 0])
     smoothed = nll
     if mean_N is not None:
         smoothed = (1 - smoothing) * nll + smoothing * summed(total_N - mean_N)
-    return torch.stack([smoothed, nll, summed((piece_N == target_N).to(nll.dtype))])
+    return torch.stack([smoothed, nll, summed((token_N == target_N).to(nll.dtype))])
 
 
 def _gradient_of_logits(p_NV: Tensor, target_N: Tensor, smoothing: float) -> Tensor:
-    """p - (1 - ε) one_hot - ε/V, in place of p."""
+    """p - (1 - ε) one_hot - ε/V, computed in place of p."""
     if smoothing:
         p_NV -= smoothing / p_NV.shape[1]
     ones = torch.ones_like(target_N, dtype=p_NV.dtype)[:, None]

@@ -1,8 +1,9 @@
-"""Everything that multi-head attention shares, whatever its equation: projections, masks, caches, decay, σ and speed.
+"""What all kinds of multi-head attention share: projections, masks, caches, decay, σ, and the fast ways to compute it.
 
-A variant (attention.py) is its equation, `logits`, for queries and keys that are normalised already where they are to
-be. Where the equation is κ q·k plus a bias of each key, it says so, and also runs on batched products with a gradient
-of their own (products.py) and on torch's fused kernels. Tests hold all three against a transcription in float64.
+A variant (attention.py) is its equation, `logits`, written for queries and keys that are already normalised where that
+is configured. A variant whose equation is κ q·k plus one bias per key sets `dot_form` and then also runs on batched
+products with a hand-written gradient (attention_function.py) and on torch's fused kernels. Tests compare all three with
+a transcription in float64.
 
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width. Masks: True = may attend.
 Knows no equation, layer, token or file.
@@ -22,24 +23,24 @@ from projtrans.errors import ConfigError
 from projtrans.model.attention_function import attend, length, masked_softmax
 
 Role = Literal["encoder", "decoder", "cross"]
-"""Where a module stands: self-attention of the encoder, of the decoder, or attention of the decoder to the source."""
+"""Where a module stands: encoder self-attention, decoder self-attention, or the decoder's attention to the source."""
 
 Sigma = float | Literal["auto"]
-"""A width, or the one at which scaled dot-product attention would start."""
+"""A width σ; auto: the one at which the weights start as those of scaled dot-product attention."""
 
 Learned = Literal["none", "module", "head"]
-"""Whether a number is learned: not, one a module, or one a head."""
+"""Whether a parameter is learned: not at all, one per module, or one per head."""
 
 EXACT_BELOW = 0.2
-"""σ on unit vectors under which q·k and what makes it are float32: bfloat16 errs by 0.01 nats (rms) at it."""
+"""Below this σ on unit vectors, q·k and its projections stay in float32: at it, bfloat16 errs by 0.01 nats (rms)."""
 
 SMALLEST_LEARNED = 0.1
-"""σ on unit vectors that learning does not go under (Swin v2 clamps its logit scale at 100 = 1/0.1² likewise)."""
+"""Lower bound of a learned σ on unit vectors (Swin v2 likewise clamps its logit scale at 100 = 1/0.1²)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """What every kind of attention can do besides its formula."""
+    """The settings of every kind of attention, apart from its formula."""
 
     kind: str = setting(
         "projection", "the formula: standard (scaled dot product) or projection (Gaussian of width σ, Sanger 2026)"
@@ -68,33 +69,33 @@ class AttentionConfig:
 
 @dataclass
 class KeysValues:
-    """What queries attend to; in the decoder it grows by one position a step."""
+    """What queries attend to; in the decoder it grows by one position per step."""
 
     k_BHSK: Tensor  # as projected
-    v_BHSK: Tensor | None  # None: the keys are the values
-    length_BHS1: Tensor | None  # what divides the keys where they are normalised; one for all heads: [B, 1, S, 1]
+    v_BHSK: Tensor | None  # None: the values are the keys
+    length_BHS1: Tensor | None  # norms that divide the keys; None: not normalised; [B, 1, S, 1]: one norm for all heads
 
     def append(self, new: "KeysValues") -> "KeysValues":
-        """These positions followed by the new ones."""
+        """These positions, then the new ones."""
         pairs = zip(vars(self).values(), vars(new).values(), strict=True)
         return KeysValues(*(None if old is None else torch.cat([old, more], 2) for old, more in pairs))  # type: ignore[arg-type]
 
     def select(self, rows: Tensor) -> "KeysValues":
-        """The given rows of the batch, in that order, repeats allowed."""
+        """The given batch rows, in that order; rows may repeat."""
         return KeysValues(*(None if x is None else x.index_select(0, rows) for x in vars(self).values()))  # type: ignore[arg-type]
 
 
 class MultiHeadAttention(nn.Module):
     """Concat(head_1 .. head_H) W_o with head = softmax(logits(q, k)) v (Vaswani et al. 2017, section 3.2.2).
 
-    Every variant has one width σ, with κ = 1/σ² multiplying its logits: a setting of projection attention, K^¼ in
-    standard attention, where κ = 1/√K. A variant overrides `logits`, and `dot_form` and `key_bias` where they hold.
+    Every variant has a width σ, and κ = 1/σ² multiplies its logits. In projection attention σ is a setting; in standard
+    attention it is K^¼, so that κ = 1/√K. A variant overrides `logits`, and `dot_form` and `key_bias` where they apply.
     """
 
     Config: ClassVar[type[AttentionConfig]]
     dot_form: bool = False  # logits = κ q·k + key_bias, up to a constant of the row
-    has_sigma: bool = False  # the equation speaks of σ, so it is reported even where it is not learned
-    any_length: bool = False  # one way for short and long alike, as a graph needs that is made once (export.py)
+    has_sigma: bool = False  # σ appears in the equation, so it is reported even if it is not learned
+    any_length: bool = False  # choose no path by length: an exported graph is traced once for all lengths
 
     def __init__(
         self,
@@ -111,25 +112,25 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.role, self.heads, self.head_width, self.dropout = role, heads, head_width, dropout
         self.normalize, self.values_are = config.normalize, config.values
-        # One matrix [W_q; W_k; W_v]: self-attention then needs one product instead of three.
+        # One matrix [W_q; W_k; W_v], so that self-attention needs one product instead of three.
         self.key_part = 0 if config.tie_query_key and role != "cross" else 1
         self.parts = self.key_part + (2 if config.values == "own" else 1)
         self.qkv = nn.Linear(width, heads * head_width * self.parts)
         self.output = nn.Linear(heads * head_width, width)
         self.initial_sigma = self.matched_sigma() if sigma == "auto" else sigma
-        # In units of the length of a typical key, as squared distances count it.
+        # σ relative to the norm of a typical key.
         self.exact = sigma != "auto" and sigma / self.matched_sigma() * head_width**-0.25 < EXACT_BELOW
         self.decay = None if role == "cross" else config.decay
         self.initial: dict[str, Tensor] = {}
         widths = [math.log(self.initial_sigma)] * (heads if learn == "head" else 1)
         self._number("log_sigma", torch.tensor(widths, dtype=torch.float64), learn != "none")
-        if self.decay == "learned":  # τ = 2^(8/H), .. 2^8 pieces, the slopes of ALiBi (Press et al. 2022)
+        if self.decay == "learned":  # τ = 2^(8/H) .. 2^8 tokens, the slopes of ALiBi (Press et al. 2022)
             self._number("log_tau", torch.arange(1, heads + 1, dtype=torch.float64) * (8 * math.log(2) / heads), True)
         elif self.decay is not None:
             self._number("log_tau", torch.tensor([math.log(self.decay)], dtype=torch.float64), False)
 
     def _number(self, name: str, value: Tensor, learned: bool) -> None:
-        """Numbers that are learned, one a head or one; or one that is fixed: configuration, and not a weight."""
+        """Register a learned parameter, or a fixed buffer that is not saved: it comes from the configuration."""
         self.initial[name] = value
         number = value.to(self.qkv.weight.dtype, copy=True)
         if learned:
@@ -142,7 +143,7 @@ class MultiHeadAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Glorot uniform for every one of W_q, W_k, W_v, W_o; biases 0; σ and τ at their initial values."""
+        """Glorot uniform for W_q, W_k, W_v and W_o each; biases 0; σ and τ at their initial values."""
         for part in self.qkv.weight.split(self.heads * self.head_width):
             nn.init.xavier_uniform_(part)
         nn.init.xavier_uniform_(self.output.weight)
@@ -154,20 +155,20 @@ class MultiHeadAttention(nn.Module):
     # σ and τ
 
     def unit(self) -> float:
-        """The length of a typical query or key: 1 if unit per head, √(1/H) if a slice of a unit vector, √K as is."""
+        """The norm of a typical query or key: 1 if unit per head, √(1/H) if a slice of a unit vector, else √K."""
         return {"head": 1.0, "model": self.heads**-0.5, "none": self.head_width**0.5}[self.normalize]
 
     def matched_sigma(self) -> float:
-        """The σ at which the weights are those of scaled dot-product attention where all key norms are equal."""
+        """The σ at which the weights equal those of scaled dot-product attention if all key norms are equal."""
         return self.head_width**-0.25 * self.unit()
 
     @property
     def learns_sigma(self) -> bool:
-        """Whether σ is a weight, in training or when it is over (an average of weights takes no gradient)."""
+        """Whether σ is a weight; unlike requires_grad, this also holds after training and in averaged models."""
         return isinstance(self.log_sigma, nn.Parameter)
 
     def sigma(self) -> Tensor:
-        """σ of every head (or of the module), float32 or wider, [H] or [1]."""
+        """σ per head [H] or per module [1], float32 or wider."""
         return self.log_sigma.exp()
 
     def kappa(self) -> Tensor:
@@ -176,12 +177,12 @@ class MultiHeadAttention(nn.Module):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Bring a learned σ on unit vectors back to its bound (after an update: the gradient never stops there)."""
+        """Clamp a learned σ on unit vectors to its bound; done after an update, so that gradients keep flowing."""
         if self.normalize == "head" and self.learns_sigma:
             self.log_sigma.clamp_(min=math.log(SMALLEST_LEARNED))
 
     def decay_bias(self, queries: int, keys: int) -> Tensor | None:
-        """log exp(-|t - s|/τ), [H or 1, T, S]; in the decoder, up to a constant of the row, [H or 1, 1, S]."""
+        """log exp(-|t - s|/τ), [H or 1, T, S]; in the decoder up to a constant per row, so [H or 1, 1, S]."""
         if self.decay is None:
             return None
         s = torch.arange(keys, device=self.log_tau.device, dtype=self.log_tau.dtype)
@@ -191,7 +192,7 @@ class MultiHeadAttention(nn.Module):
     # Projections
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, KeysValues]:
-        """Queries [B, H, T, K], keys and values of self-attention."""
+        """Queries [B, H, T, K], keys and values for self-attention."""
         if self.exact:
             return self.project_queries(x_BTD), self.project_keys(x_BTD)
         parts = self._heads(F.linear(x_BTD, self.qkv.weight, self.qkv.bias))
@@ -202,7 +203,7 @@ class MultiHeadAttention(nn.Module):
         return self._linear(x_BTD, 0, 1, self.exact)[0]
 
     def project_keys(self, memory_BSD: Tensor) -> KeysValues:
-        """Keys and values of what is attended to."""
+        """Keys and values for attending to the memory."""
         first = self.key_part
         if not self.exact:
             return self._keys_values(self._linear(memory_BSD, first, self.parts, False))
@@ -215,7 +216,7 @@ class MultiHeadAttention(nn.Module):
         return KeysValues(kv[0], kv[1] if self.values_are == "own" else None, self._length(kv[0]))
 
     def _linear(self, x_BTD: Tensor, first: int, last: int, exact: bool) -> list[Tensor]:
-        """Parts `first` to `last` of [W_q; W_k; W_v] applied to x, each as heads; `exact` in float32."""
+        """Parts `first` to `last` of [W_q; W_k; W_v] applied to x, each split into heads; exact: in float32."""
         inner = self.heads * self.head_width
         rows = slice(first * inner, last * inner)
         with torch.autocast(x_BTD.device.type, enabled=not exact and torch.is_autocast_enabled(x_BTD.device.type)):
@@ -223,47 +224,47 @@ class MultiHeadAttention(nn.Module):
             return self._heads(F.linear(x_BTD, self.qkv.weight[rows], self.qkv.bias[rows]))
 
     def _heads(self, projected: Tensor) -> list[Tensor]:
-        """[B, T, n H K] to n tensors [B, H, T, K]."""
+        """Split [B, T, n H K] into n tensors [B, H, T, K]."""
         parts = projected.unflatten(-1, (-1, self.heads, self.head_width))  # [B, T, n, H, K]
         return list(parts.permute(2, 0, 3, 1, 4).unbind(0))
 
     def _length(self, x_BHTK: Tensor) -> Tensor | None:
-        """What divides queries or keys where they are normalised, [B, H or 1, T, 1]."""
+        """The norms that divide queries or keys, [B, H or 1, T, 1]; None: not normalised."""
         return None if self.normalize == "none" else length(x_BHTK, (3,) if self.normalize == "head" else (1, 3))
 
     # Attention
 
     def forward(self, q_BHTK: Tensor, memory: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """The output [B, T, D] for queries, keys and values that `project...` made.
+        """The output [B, T, D] for projected queries, keys and values.
 
-        mask: broadcastable to [B, 1, T, S], True = may attend; a row without a single True gives zeros before W_o.
-        causal: query t sees keys up to S - T + t, whatever else the mask allows.
+        mask: broadcastable to [B, 1, T, S], True = may attend; a row without any True gives zeros before W_o.
+        causal: query t sees keys up to S - T + t, in addition to the mask.
         """
         y_BHTK = self._path(q_BHTK, memory)(q_BHTK, memory, mask, causal and q_BHTK.shape[2] > 1)
         return self.output(y_BHTK.transpose(1, 2).flatten(2))
 
     def _path(self, q_BHTK: Tensor, memory: KeysValues) -> Callable[..., Tensor]:
-        """The cheapest way that can do it: the one place where it is chosen (figures: docs/benchmarks.md)."""
+        """Choose the fastest implementation that supports the case (measured in docs/benchmarks.md)."""
         if not self.dot_form:
             return self._plain
-        two_sided = self.decay is not None and self.role == "encoder"  # fused kernels have no such bias
+        two_sided = self.decay is not None and self.role == "encoder"  # no fused kernel takes such a bias
         if q_BHTK.device.type != "cpu" and not two_sided:
             return self._fused
-        if self.dropout and self.training:  # on a CPU no fused kernel has it
+        if self.dropout and self.training:  # no fused CPU kernel has dropout
             return self._plain
         short = q_BHTK.shape[2] * memory.k_BHSK.shape[2] <= 256 * 256
         return self._products if short or two_sided or self.any_length else self._fused
 
     def logits(self, q_BHTK: Tensor, k_BHSK: Tensor) -> Tensor:
-        """log of the unnormalised weights [B, H, T, S], up to a constant of each row."""
+        """Log of the unnormalised weights [B, H, T, S], up to a constant per row."""
         raise NotImplementedError
 
     def key_bias(self, memory: KeysValues) -> Tensor | None:
-        """Where `dot_form`: what the logits add to κ q·k for every key, [B, H, 1, S]; None: nothing, or a constant."""
+        """With `dot_form`: what the logits add to κ q·k for each key, [B, H, 1, S]; None: nothing, or a constant."""
         return None
 
     def weights(self, q_BHTK: Tensor, memory: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """The attention weights [B, H, T, S], float32 or wider: rows sum to 1, or are 0 where nothing may be seen."""
+        """The attention weights [B, H, T, S], float32 or wider: rows sum to 1, or are 0 if everything is masked."""
         device = q_BHTK.device.type
         with torch.autocast(device, enabled=not self.exact and torch.is_autocast_enabled(device)):
             logits = self.logits(_divided(q_BHTK, self._length(q_BHTK)), self.keys(memory))
@@ -272,17 +273,17 @@ class MultiHeadAttention(nn.Module):
         return masked_softmax(logits if decay is None else logits + decay, visible(mask, causal, logits))
 
     def keys(self, memory: KeysValues) -> Tensor:
-        """The keys as they meet the queries [B, H, S, K], float32 or wider where they are normalised."""
+        """The keys as `logits` takes them [B, H, S, K]; float32 or wider if normalised."""
         return _divided(memory.k_BHSK, memory.length_BHS1)
 
     def values(self, memory: KeysValues) -> Tensor:
-        """What is averaged [B, H, S, K]."""
+        """The values [B, H, S, K]."""
         if memory.v_BHSK is not None:
             return memory.v_BHSK
         return memory.k_BHSK if self.values_are == "raw_keys" else self.keys(memory).to(memory.k_BHSK.dtype)
 
     def _plain(self, q: Tensor, memory: KeysValues, mask: Tensor | None, causal: bool) -> Tensor:
-        """The equation as it stands; the way of variants that are nothing but their equation."""
+        """The equation as written; the only path of variants without `dot_form`."""
         p_BHTS, v = self.weights(q, memory, mask, causal), self.values(memory)
         if self.dropout and self.training:
             p_BHTS = F.dropout(p_BHTS, self.dropout)
@@ -290,7 +291,7 @@ class MultiHeadAttention(nn.Module):
             return p_BHTS.to(v.dtype) @ v
 
     def _products(self, q: Tensor, memory: KeysValues, mask: Tensor | None, causal: bool) -> Tensor:
-        """Batched products with a gradient of their own."""
+        """Batched products with a hand-written gradient."""
         return attend(
             q,
             memory.k_BHSK,
@@ -304,18 +305,18 @@ class MultiHeadAttention(nn.Module):
         )
 
     def _fused(self, q: Tensor, memory: KeysValues, mask: Tensor | None, causal: bool) -> Tensor:
-        """Torch's fused kernel: κ in the queries, the bias of a key in further columns of the keys."""
+        """Torch's fused kernel, with κ folded into the queries and the key bias into extra columns of the keys."""
         v, bias, lengths = self.values(memory), self._bias(q, memory), self._length(q)
         width = v.shape[-1]
         common = torch.float32 if self.exact and v.dtype == torch.bfloat16 else v.dtype
         plain = lengths is None and bias is None and not self.learns_sigma
         with torch.autocast(q.device.type, enabled=False):
-            if not plain:  # scale= takes no gradient, and one value for all heads
+            if not plain:  # scale= takes no gradient and only one value for all heads
                 q = q * (self.kappa() if lengths is None else self.kappa() / lengths)
             q, k, v = q.to(common), self.keys(memory).to(common), v.to(common)
             if bias is not None:
                 q, k, v = _with_columns(q, k, v, bias.mT)
-            # is_causal aligns the first query with the first key, which is wrong for cached queries: a mask is right.
+            # is_causal aligns the first query with the first key, which is wrong for cached queries; these get a mask.
             aligned = causal and mask is None and q.shape[2] == k.shape[2]
             y = F.scaled_dot_product_attention(
                 q,
@@ -329,7 +330,7 @@ class MultiHeadAttention(nn.Module):
         return y[..., :width]
 
     def _bias(self, q_BHTK: Tensor, memory: KeysValues) -> Tensor | None:
-        """Everything that is added to κ q·k, broadcastable to [B, H, T, S]."""
+        """All that is added to κ q·k, broadcastable to [B, H, T, S]."""
         of_keys, decay = self.key_bias(memory), self.decay_bias(q_BHTK.shape[2], memory.k_BHSK.shape[2])
         return of_keys if decay is None else decay if of_keys is None else of_keys + decay
 
@@ -339,7 +340,7 @@ def _divided(x_BHTK: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def visible(mask: Tensor | None, causal: bool, like: Tensor, keys: int | None = None) -> Tensor | None:
-    """The mask with causality in it, for `like` of shape [..., T, S], or [..., T, K] and the number of keys.
+    """The mask combined with the causal mask, for `like` of shape [..., T, S], or [..., T, K] and the number of keys.
 
     None: every query may attend to every key.
     """
@@ -351,10 +352,10 @@ def visible(mask: Tensor | None, causal: bool, like: Tensor, keys: int | None = 
 
 
 def _with_columns(q: Tensor, k: Tensor, v: Tensor, bias_BHS1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """([q, 1], [k, bias], [v, 0]), so that the products carry the bias of every key.
+    """([q, 1], [k, bias], [v, 0]), so that q·k includes the key bias.
 
-    One bfloat16 column would be as bad as a bfloat16 bias: three carry all of float32. Kernels want values as wide as
-    the keys, and widths that 8 divides.
+    One bfloat16 column would round the bias; three hold all bits of float32. Kernels want values as wide as the keys,
+    and a width divisible by 8.
     """
     columns, rest = [], bias_BHS1.expand(*k.shape[:-1], 1)
     for _ in range(2 if k.dtype == torch.bfloat16 else 0):
@@ -371,7 +372,7 @@ VARIANTS: dict[str, type[MultiHeadAttention]] = {}
 
 
 def register(variant: type[MultiHeadAttention]) -> type[MultiHeadAttention]:
-    """Make a variant known under the `kind` of its settings."""
+    """Register a variant under the `kind` of its settings."""
     VARIANTS[variant.Config.kind] = variant
     return variant
 
@@ -379,40 +380,40 @@ def register(variant: type[MultiHeadAttention]) -> type[MultiHeadAttention]:
 def build_attention(
     config: AttentionConfig, role: Role, *, width: int, heads: int, head_width: int, dropout: float
 ) -> MultiHeadAttention:
-    """The attention module that the configuration asks for: the one place where the YAML word becomes a class."""
+    """Build the configured attention module; only here does the YAML word become a class."""
     return VARIANTS[config.kind](config, role, width=width, heads=heads, head_width=head_width, dropout=dropout)
 
 
 def constrain(model: nn.Module) -> None:
-    """Bring every σ that an update took beyond its bound back to it."""
-    for module in attentions(model):
-        module[1].constrain()
+    """Clamp every learned σ to its bound after an update."""
+    for _, module in attentions(model):
+        module.constrain()
 
 
 def sigmas(model: nn.Module) -> dict[str, list[float]]:
-    """σ of every module of a network that has one, by its name: one a head, or one."""
+    """σ by module name, for modules whose equation has one or that learn it: per head, or one."""
     return {name: [round(value, 6) for value in module.sigma().tolist()] for name, module in _with_sigma(model)}
 
 
 def taus(model: nn.Module) -> dict[str, list[float]]:
-    """τ in pieces of every module of a network that learns one, by its name: one a head."""
+    """Learned τ in tokens by module name, per head."""
     learned = ((name, module) for name, module in attentions(model) if module.decay == "learned")
     return {name: [round(value, 6) for value in module.log_tau.exp().tolist()] for name, module in learned}
 
 
 def for_any_length(model: nn.Module) -> None:
-    """Let every attention compute all lengths in one way."""
+    """Make every attention module compute all lengths in the same way."""
     for _, module in attentions(model):
         module.any_length = True
 
 
 def exact_modules(model: nn.Module) -> list[str]:
-    """The names of those whose σ is so small that q·k has to be float32."""
+    """Names of the modules whose σ is so small that q·k must be float32."""
     return [name for name, module in attentions(model) if module.exact]
 
 
 def initial_sigmas(model: nn.Module) -> dict[str, str]:
-    """For each role, in words, the σ that its modules begin with, and whether it is learned."""
+    """For each role, the initial σ and whether it is learned, as text."""
     return {
         module.role: f"{module.initial_sigma:.4g} ({'learned' if module.learns_sigma else 'fixed'})"
         for _, module in _with_sigma(model)
@@ -424,5 +425,5 @@ def _with_sigma(model: nn.Module) -> Iterator[tuple[str, MultiHeadAttention]]:
 
 
 def attentions(model: nn.Module) -> Iterator[tuple[str, MultiHeadAttention]]:
-    """Every attention module of a network, with its name."""
+    """Name and module of every attention in a network."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, MultiHeadAttention))

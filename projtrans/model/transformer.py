@@ -1,8 +1,8 @@
 """The encoder-decoder Transformer: `encode`, `decode`, and `forward` as their composition.
 
-Axes: B sentences, M hypotheses of a sentence, S source positions, T target positions, D width, V vocabulary.
-Masks: True = may attend. Sees ids and tensors only; knows no text, tokenizer, loss or search. How a query meets the
-keys is the attention module's own business: nothing here asks which kind it is.
+Axes: B sentences, M hypotheses per sentence, S source positions, T target positions, D width, V vocabulary.
+Masks: True = may attend. Sees ids and tensors only; knows no text, tokenizer, loss or search, and not which kind of
+attention it is built from.
 """
 
 import math
@@ -23,7 +23,7 @@ from projtrans.model.multihead import AttentionConfig, KeysValues, MultiHeadAtte
 
 @dataclass(frozen=True, kw_only=True)
 class LayersConfig:
-    """Depth."""
+    """The number of layers."""
 
     encoder: int = setting(3, "encoder layers", minimum=1)
     decoder: int = setting(3, "decoder layers", minimum=1)
@@ -31,7 +31,7 @@ class LayersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingsConfig:
-    """The vectors of the pieces."""
+    """Token embeddings and the output matrix."""
 
     tie: Literal["all", "output", "none"] = setting(
         "all", "one matrix for source, target and output (needs a joint vocabulary), for target and output, or none"
@@ -86,13 +86,13 @@ class ModelConfig:
 
 @dataclass
 class Memory:
-    """The encoded source: what cross-attention attends to, one entry a decoder layer."""
+    """The encoded source as cross-attention takes it: keys and values per decoder layer."""
 
     layers: list[KeysValues]
     mask_B11S: Tensor | None
 
     def select(self, rows: Tensor) -> "Memory":
-        """The given sentences, in that order."""
+        """The given sentences, in that order; they may repeat."""
         mask = None if self.mask_B11S is None else self.mask_B11S.index_select(0, rows)
         return Memory([layer.select(rows) for layer in self.layers], mask)
 
@@ -100,8 +100,8 @@ class Memory:
 class Transformer(nn.Module):
     """Encoder and decoder with their embeddings and the output layer (Vaswani et al. 2017).
 
-    max_length: positions of the learned table, in pieces; sinusoidal positions have no end.
-    Raises ConfigError where the vocabularies do not fit the ties.
+    max_length: size of the table of learned positions, in tokens; sinusoidal positions have no limit.
+    Raises ConfigError if the embeddings are to be tied but the vocabularies differ.
     """
 
     def __init__(
@@ -130,22 +130,22 @@ class Transformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Fresh weights, drawn from torch's global generator."""
+        """Draw fresh weights from torch's global generator."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for module in self.modules():  # after the linear layers: attention has its own rule for its matrices
+        for module in self.modules():  # after the linear layers: attention initialises its matrices itself
             if isinstance(module, MultiHeadAttention | Positions):
                 module.reset_parameters()
         for embedding in (self.source_embedding, self.target_embedding):
             if self.config.embeddings.init == "uniform":
                 nn.init.uniform_(embedding.weight, -0.05, 0.05)
-            else:  # cooccurrence too: pieces that training never shows keep these
+            else:  # cooccurrence too: tokens that training never shows keep these
                 nn.init.normal_(embedding.weight, std=self.config.width**-0.5)
 
     def encode(self, source_BS: Tensor, mask_BS: Tensor | None) -> Memory:
-        """The memory of a batch of sources; mask: True at real pieces, None where padding is attended to."""
+        """Encode a batch of sources; mask: True at real tokens, None if padding is attended to."""
         mask_B11S = None if mask_BS is None else mask_BS[:, None, None, :]
         x_BSD = self._embed(self.source_embedding, self.source_positions, source_BS, 0)
         for layer in self.encoder:
@@ -154,21 +154,21 @@ class Transformer(nn.Module):
         return Memory([layer.cross.attention.project_keys(x_BSD) for layer in self._decoder_layers()], mask_B11S)
 
     def decode(self, target_BT: Tensor, memory: Memory) -> Tensor:
-        """The decoder's last hidden states [B, T, D] for whole targets; a position sees itself and those before."""
+        """The decoder's last hidden states [B, T, D] of whole targets; a position sees itself and earlier ones."""
         x_BTD = self._embed(self.target_embedding, self.target_positions, target_BT, 0)
         for layer, source in zip(self.decoder, memory.layers, strict=True):
             x_BTD = layer(x_BTD, source, memory.mask_B11S)
         return self._before_output(self.decoder_norm(x_BTD))
 
     def forward(self, source_BS: Tensor, source_mask_BS: Tensor | None, target_BT: Tensor) -> Tensor:
-        """decode(target, encode(source)): hidden states [B, T, D]; `output` makes logits [B, T, V] of them."""
+        """decode(target, encode(source)): hidden states [B, T, D], which `output` turns into logits [B, T, V]."""
         return self.decode(target_BT, self.encode(source_BS, source_mask_BS))
 
     def step(self, token_BM: Tensor, memory: Memory, past: list[KeysValues | None]) -> tuple[Tensor, list[KeysValues]]:
-        """Logits [B, M, V] after one more piece of every hypothesis, and the caches with its position.
+        """Logits [B, M, V] after one more token of every hypothesis, and the caches grown by its position.
 
-        past: one a layer, with B·M rows (None at the first position). The M hypotheses of a sentence are queries of the
-        same memory row, so the memory is never repeated.
+        past: one cache per layer, with B·M rows; None at the first position. The M hypotheses of a sentence are M
+        queries of the same memory row, so the memory is never repeated.
         """
         B, M = token_BM.shape
         position = 0 if past[0] is None else past[0].k_BHSK.shape[2]
@@ -184,7 +184,7 @@ class Transformer(nn.Module):
         if self.scale != 1.0:
             x = x * self.scale
         x = x + positions(first, ids.shape[1])
-        if torch.is_autocast_enabled(x.device.type):  # the residual stream too: 1.1 times as fast as a float32 one
+        if torch.is_autocast_enabled(x.device.type):  # the residual stream too: 1.1 times as fast as in float32
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return dropout(x, self.config.dropout, self.training)
 
@@ -196,7 +196,7 @@ class Transformer(nn.Module):
 
 
 class Positions(nn.Module):
-    """What tells one position from another, added to the embeddings."""
+    """Position vectors, which are added to the embeddings."""
 
     def __init__(self, config: ModelConfig, max_length: int) -> None:
         super().__init__()
@@ -205,12 +205,12 @@ class Positions(nn.Module):
         self.table: Tensor
 
     def reset_parameters(self) -> None:
-        """U(±0.05), as Keras draws its embeddings."""
+        """U(±0.05), as Keras initialises embeddings."""
         if self.learned is not None:
             nn.init.uniform_(self.learned.weight, -0.05, 0.05)
 
     def forward(self, first: int, count: int) -> Tensor:
-        """[count, D] for positions `first`, `first` + 1, ..."""
+        """The vectors [count, D] of positions `first`, `first` + 1, ..."""
         last = first + count
         if self.learned is not None:
             return self.learned.weight[first:last]
@@ -236,7 +236,7 @@ class Sublayer(nn.Module):
         self.rate = config.dropout
 
     def before(self, x: Tensor) -> Tensor:
-        """What the sub-layer's function sees."""
+        """The input of the sub-layer's function."""
         return self.norm(x) if self.pre else x
 
     def after(self, x: Tensor, change: Tensor) -> Tensor:
@@ -261,21 +261,21 @@ class AttentionSublayer(Sublayer):
 
 
 class SelfAttention(AttentionSublayer):
-    """Every position attends to the positions of its own sentence."""
+    """Each position attends to positions of its own sentence."""
 
     def forward(self, x_BTD: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         q, kv = self.attention.project(self.before(x_BTD))
         return self.after(x_BTD, self.attention(q, kv, mask, causal))
 
     def step(self, x_N1D: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
-        """One more position, given the keys and values of those before; returns them with its own."""
+        """One more position; takes the keys and values of earlier positions and returns them grown by its own."""
         q, new = self.attention.project(self.before(x_N1D))
         kv = new if past is None else past.append(new)
         return self.after(x_N1D, self.attention(q, kv)), kv
 
 
 class CrossAttention(AttentionSublayer):
-    """Every target position attends to the source."""
+    """Each target position attends to the source."""
 
     def forward(self, x_BTD: Tensor, source: KeysValues, mask_B11S: Tensor | None) -> Tensor:
         q = self.attention.project_queries(self.before(x_BTD))
@@ -316,21 +316,21 @@ class DecoderLayer(nn.Module):
         self.feedforward = FeedForward(config)
 
     def forward(self, x_BTD: Tensor, source: KeysValues, mask_B11S: Tensor | None) -> Tensor:
-        """Whole targets. Padding stands at their end, so causality alone hides it from every real position."""
+        """Whole targets. Their padding comes last, so the causal mask alone hides it from every real position."""
         x_BTD = self.self_attention(x_BTD, causal=True)
         return self.feedforward(self.cross(x_BTD, source, mask_B11S))
 
     def step(
         self, x_N1D: Tensor, source: KeysValues, mask_B11S: Tensor | None, past: KeysValues | None, sentences: int
     ) -> tuple[Tensor, KeysValues]:
-        """One more position of N = B·M hypotheses."""
+        """One more position of N = B·M hypotheses, `sentences` = B."""
         x_N1D, grown = self.self_attention.step(x_N1D, past)
         x_BMD = self.cross(x_N1D.view(sentences, -1, x_N1D.shape[-1]), source, mask_B11S)
         return self.feedforward(x_BMD.reshape(x_N1D.shape)), grown
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero a share `rate` of the numbers and scale the rest by 1 / (1 - rate) (Srivastava et al. 2014)."""
+    """Zero each element with probability `rate` and scale the rest by 1 / (1 - rate) (Srivastava et al. 2014)."""
     if not training or not rate:
         return x
     if x.device.type != "cpu":
@@ -339,13 +339,13 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 def _cheap_dropout(x: Tensor, rate: float) -> Tensor:
-    """Dropout from 16 random bits a number: torch's CPU generator spends a 64-bit draw on each number, here on four.
+    """Dropout from 16 random bits per element: one 64-bit draw serves four, where torch's CPU generator draws for each.
 
-    The rate is rounded to 1/65536, the scale is exact for the rounded rate.
+    The rate is rounded to a multiple of 1/65536; the scale is exact for the rounded rate.
     """
     threshold = min(round(rate * 65536), 65535)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-    # 0 and 1 as int16 first: every operation on booleans would be ten times as slow.
+    # 0 and 1 as int16 first: operations on booleans are ten times as slow.
     kept = torch.ge(bits, threshold - 32768, out=torch.empty_like(bits)).to(x.dtype)
     return x * kept * (65536 / (65536 - threshold))

@@ -28,7 +28,7 @@ from projtrans.model.multihead import (
 )
 from projtrans.model.transformer import ModelConfig, Transformer
 from tests.attention_cases import covering_array, raw_of
-from tests.model.test_new_attention import LaplaceAttention
+from tests.model.laplace import LaplaceAttention
 from tests.tiny_training import LONGEST, PAD, fresh, pairs, train
 
 Graphs = tuple[InferenceSession, InferenceSession]

@@ -16,9 +16,10 @@ from projtrans.inference.translator import SentenceTranslator
 from projtrans.model.alignment import averaged, cross_attention, links, summed_to_words
 from projtrans.model.batching import Layout
 from projtrans.model.multihead import MultiHeadAttention, attentions
-from tests.conftest import KINDS, Toy, cli, done
-from tests.model.test_attention_statistics import ATTENTIONS
+from tests.attention_cases import ATTENTIONS
+from tests.commands import cli, done
 from tests.tiny_training import fresh
+from tests.toy import KINDS, Toy
 
 LAYOUT = Layout(pad_id=0, bos_id=2, eos_id=3, max_length=12, mask_padding=True)
 SOURCES = [[5, 6, 7, 3], [8, 3], [9, 10, 11, 5, 6, 3]]
@@ -72,7 +73,7 @@ def test_looking_leaves_nothing_behind_and_no_target_has_no_rows() -> None:
     model = fresh(ATTENTIONS["projection"]).eval()
     (found,) = cross_attention(model, LAYOUT, [[3]], [[]])
     assert found.shape[2:] == (0, 1)
-    with pytest.raises(IndexError):  # a piece that the model does not have
+    with pytest.raises(IndexError):  # a token that the model does not have
         cross_attention(model, LAYOUT, [[3]], [[10_000, 1]])
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -87,12 +88,12 @@ def test_of_several_layers_the_last_but_one_is_read() -> None:
 # ------------------------------------------------------------------------------------------------------------ words
 
 
-def test_pieces_are_summed_to_words_by_hand() -> None:
+def test_tokens_are_summed_to_words_by_hand() -> None:
     weights_TS = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.2, 0.2], [0.0, 0.6, 0.3, 0.1]])
     source, target = [[0], [0], [1]], [[0], [1], [1]]  # the fourth column is the end
     assert torch.allclose(summed_to_words(weights_TS, source, target), torch.tensor([[0.3, 0.3], [1.2, 0.5]]))
     assert links(weights_TS + torch.tensor([0.0, 0.0, 0.1, 0.0]), source, target) == [(1, 0), (0, 1)]
-    shared, nothing = [[0, 1], [2], []], [[], [0], [1]]  # a run of unknown words; a piece without text
+    shared, nothing = [[0, 1], [2], []], [[], [0], [1]]  # a run of unknown words; a token without text
     assert torch.allclose(
         summed_to_words(weights_TS, shared, nothing), torch.tensor([[0.5, 0.5, 0.1], [0.0, 0.0, 0.6]])
     )
@@ -114,12 +115,12 @@ class Pointing(MultiHeadAttention):
 
 @given(data=st.data())
 def test_a_model_that_points_is_aligned_where_it_points(data: st.DataObject) -> None:
-    """One-hot rows: every piece of a target word looks at one piece of a source word, so that word is its source."""
-    source = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4), "pieces of each source word")
-    target = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4), "pieces of each target word")
+    """One-hot rows: every token of a target word looks at one token of a source word, so that word is its source."""
+    source = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4), "tokens of each source word")
+    target = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4), "tokens of each target word")
     wanted = [data.draw(st.integers(0, len(source) - 1)) for _ in target]
-    source_words = [[word] for word, pieces in enumerate(source) for _ in range(pieces)]
-    target_words = [[word] for word, pieces in enumerate(target) for _ in range(pieces)]
+    source_words = [[word] for word, tokens in enumerate(source) for _ in range(tokens)]
+    target_words = [[word] for word, tokens in enumerate(target) for _ in range(tokens)]
     model = fresh({"kind": "standard"}).eval()
     places = tuple(source_words.index([wanted[word]]) for (word,) in target_words)
     for _, module in attentions(model):
@@ -135,8 +136,8 @@ TRAINING = (["a b c abc cab, a.", "ab bc ca cc", "abc a b c"], ["x y z xyz", "xy
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "word"])
 @given(text=TEXTS)
-def test_every_source_piece_has_its_word(kind: str, text: str) -> None:
-    """As many as there are pieces, in order; the text of a word's pieces is the word's."""
+def test_every_source_token_has_its_word(kind: str, text: str) -> None:
+    """As many as there are tokens, in order; the text of a word's tokens is the word's."""
     tokenizer = Tokenizer.train(kind, *TRAINING, 330) if kind not in MADE else MADE[kind]
     MADE[kind] = tokenizer
     (ids,) = tokenizer.encode_source([text])
@@ -147,11 +148,11 @@ def test_every_source_piece_has_its_word(kind: str, text: str) -> None:
     raw = text.split()
     assert set(flat) == {i for i, word in enumerate(raw) if tokenizer.normal_form(word)}
     if kind != "word":
-        pieces = tokenizer.source_tokens(ids[:-1])
+        tokens = tokenizer.source_tokens(ids[:-1])
         for number in set(flat):
             of_word = [id_ for id_, words in zip(ids, found, strict=False) if words == [number]]
             assert tokenizer.decode_target([of_word]) == [tokenizer.normal_form(raw[number])]
-        assert len(pieces) == len(flat)
+        assert len(tokens) == len(flat)
 
 
 MADE: dict[str, Tokenizer] = {}
@@ -159,14 +160,14 @@ MADE: dict[str, Tokenizer] = {}
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "word"])
 @given(data=st.data())
-def test_every_target_piece_has_its_word(kind: str, data: st.DataObject) -> None:
+def test_every_target_token_has_its_word(kind: str, data: st.DataObject) -> None:
     tokenizer = MADE[kind] if kind in MADE else Tokenizer.train(kind, *TRAINING, 330)
     MADE[kind] = tokenizer
     ids = data.draw(st.lists(st.integers(4, tokenizer.target_size - 1), max_size=12))
     found = tokenizer.target_words(ids)
     assert len(found) == len(ids)
     words = tokenizer.decode_target([ids])[0].split()
-    assert sorted({word for piece in found for word in piece}) == list(range(len(words)))
+    assert sorted({word for token in found for word in token}) == list(range(len(words)))
 
 
 # ------------------------------------------------------------------------------------------------------ translations

@@ -132,6 +132,7 @@ PROBLEMS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(PROBLEMS)
 def test_values_and_gradients_are_those_of_plain_automatic_differentiation(problem: Problem) -> None:

@@ -17,20 +17,13 @@ from projtrans.model.attention_statistics import FIGURES, SATURATED, attention_s
 from projtrans.model.batching import Batch, Layout
 from projtrans.model.multihead import MultiHeadAttention, attentions
 from projtrans.model.transformer import Transformer
+from tests.attention_cases import ATTENTIONS
 from tests.tiny_training import BOS, EOS, PAD, PIECES, fresh
 
-ATTENTIONS: dict[str, dict[str, Any]] = {
-    "standard": {"kind": "standard"},
-    "QK-norm": {"kind": "standard", "normalize": "head", "learn_scale": "head"},
-    "projection": {"kind": "projection"},
-    "the paper's σ": {"kind": "projection", "sigma": {"self": 0.01, "cross": 0.05}, "learn_sigma": "none"},
-    "Euclidean, not normalised": {"kind": "projection", "normalize": "none", "distance": "euclidean"},
-    "decay, the keys as values": {"kind": "projection", "decay": "learned", "values": "keys"},
-}
 kinds = pytest.mark.parametrize("attention", ATTENTIONS.values(), ids=ATTENTIONS.keys())
 
 EXAMPLES = [([5, 6, 7, 3, EOS], [4, 9, EOS]), ([8, EOS], [3, 4, 5, 6, EOS]), ([9], [EOS]), ([], [4, 4, EOS])]
-"""Sources of five pieces, two, one and none; targets of three, five, one and three."""
+"""Sources of five tokens, two, one and none; targets of three, five, one and three."""
 
 
 def batch_of(examples: Sequence[tuple[list[int], list[int]]], *, mask_padding: bool = True) -> Batch:
@@ -145,7 +138,7 @@ def test_queries_of_zero_see_all_keys_alike() -> None:
 
 
 def test_where_no_row_has_a_choice_there_is_no_figure() -> None:
-    """One piece a side: every row is one-hot, and nothing can be said of any head."""
+    """One token a side: every row is one-hot, and nothing can be said of any head."""
     model = fresh({"kind": "projection"})
     for figures in attention_statistics(model, [batch_of([([7], [EOS])])], PAD).values():
         assert all(figures[name] == [None, None] for name in FIGURES)
@@ -177,7 +170,7 @@ def test_looking_changes_nothing_and_leaves_nothing_behind() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.equal(model(*inputs), before)
     beyond = Batch.of(torch.full((1, 2), PIECES), None, *(torch.ones(1, 2, dtype=torch.int64) for _ in range(3)))
-    with pytest.raises(IndexError):  # a piece that the model does not have
+    with pytest.raises(IndexError):  # a token that the model does not have
         attention_statistics(model, [beyond], PAD)
     assert not any(module._forward_pre_hooks for module in model.modules())
 

@@ -1,6 +1,6 @@
 """Batches by hypothesis: every example once, no budget broken, an order that arguments alone decide.
 
-Axes: B sentences, S source and T target positions. Masks: True = a real piece.
+Axes: B sentences, S source and T target positions. Masks: True = a real token.
 """
 
 import math
@@ -13,21 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projtrans.model.batching import Batch, Example, Examples, Layout, bucket, epoch, fixed_batches, padding
-from projtrans.sequences import Ragged
+from projtrans.model.batching import Batch, Example, bucket, epoch, fixed_batches, padding
+from tests.batching_cases import BOS, EOS, PAD, examples_of, ids, layout, pairs
 
-PAD, BOS, EOS = 0, 1, 2
 Lengths = list[tuple[int, int]]
 
 some_lengths = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40)), max_size=60)
 token_budgets = st.integers(1, 200)
 sentence_budgets = st.none() | st.integers(1, 20)
-ids = st.lists(st.integers(3, 50), max_size=9)
-pairs = st.lists(st.tuples(ids, ids), min_size=1, max_size=8)
-
-
-def layout(max_length: int = 12, *, mask_padding: bool = True) -> Layout:
-    return Layout(pad_id=PAD, bos_id=BOS, eos_id=EOS, max_length=max_length, mask_padding=mask_padding)
 
 
 def flat(batches: Sequence[Sequence[int]]) -> list[int]:
@@ -134,7 +127,7 @@ def realistic(count: int, seed: int = 1) -> Lengths:
 
 
 def fill(batches: Sequence[Sequence[int]], lengths: Lengths) -> tuple[float, float]:
-    """The share of real pieces among all positions: of the longer sides, and of both sides."""
+    """The share of real tokens among all positions: of the longer sides, and of both sides."""
     longer = sum(max(pair) for pair in lengths) / sum(rectangle(batch, lengths) for batch in batches)
     positions = sum(len(batch) * sum(max(lengths[i][side] for i in batch) for side in (0, 1)) for batch in batches)
     return longer, sum(map(sum, lengths)) / positions
@@ -233,22 +226,26 @@ def test_a_batch_holds_its_examples_and_nothing_else(
     for tensor in (batch.source_BS, batch.target_in_BT, batch.target_out_BT):
         assert tensor.dtype == torch.int64
     for row, (source, target) in enumerate(texts):
-        source, pieces = source[:max_length], [*target, EOS][:max_length]
+        source, tokens = source[:max_length], [*target, EOS][:max_length]
         assert batch.source_BS[row].tolist() == source + [PAD] * (width[0] - len(source))
-        assert batch.target_out_BT[row].tolist() == pieces + [PAD] * (width[1] - len(pieces))
+        assert batch.target_out_BT[row].tolist() == tokens + [PAD] * (width[1] - len(tokens))
         assert batch.target_in_BT[row].tolist() == [BOS, *batch.target_out_BT[row].tolist()[:-1]]
-        assert batch.counted_BT[row].tolist() == [True] * len(pieces) + [False] * (width[1] - len(pieces))
+        assert batch.counted_BT[row].tolist() == [True] * len(tokens) + [False] * (width[1] - len(tokens))
         if mask_padding:
             assert batch.source_mask_BS is not None
             assert batch.source_mask_BS[row].tolist() == [True] * len(source) + [False] * (width[0] - len(source))
     assert mask_padding or batch.source_mask_BS is None
 
 
+def fits(source: list[int], target: list[int], max_length: int) -> bool:
+    return len(source) <= max_length and len(target) + 1 <= max_length
+
+
 @given(ids, ids, st.integers(1, 9))
 def test_what_fits_is_not_cut(source: list[int], target: list[int], max_length: int) -> None:
     lay = layout(max_length)
     whole = lay.example(source, target) == Example(source, [*target, EOS])
-    assert lay.fits(source, target) == whole
+    assert fits(source, target, max_length) == whole
 
 
 EXAMPLES = [
@@ -256,7 +253,7 @@ EXAMPLES = [
     ("an empty target is its end", ([5], []), 9, [BOS], [EOS]),
     ("a cut target loses its end", ([5], [7, 8, 9]), 3, [BOS, 7, 8], [7, 8, 9]),
     ("a target that just fits keeps it", ([5], [7, 8]), 3, [BOS, 7, 8], [7, 8, EOS]),
-    ("a maximum of one piece", ([5, 6], [7]), 1, [BOS], [7]),
+    ("a maximum of one token", ([5, 6], [7]), 1, [BOS], [7]),
 ]
 
 
@@ -282,15 +279,10 @@ def test_empty_sources_have_one_position_at_least_and_nothing_real(mask_padding:
     assert mask is None or mask.tolist() == [[False, False], [True, True]]
 
 
-def examples_of(lay: Layout, texts: Sequence[tuple[list[int], list[int]]], *, cut: bool = True) -> Examples:
-    sources, targets = (Ragged.of([text[side] for text in texts]) for side in (0, 1))
-    return Examples(lay, sources, targets, cut=cut)
-
-
 @given(pairs, st.integers(1, 12), st.booleans())
 def test_examples_are_those_of_the_layout(texts: list[tuple[list[int], list[int]]], max_length: int, cut: bool) -> None:
     lay = layout(max_length)
-    kept = [text for text in texts if cut or lay.fits(*text)]
+    kept = [text for text in texts if cut or fits(*text, max_length)]
     examples = examples_of(lay, texts, cut=cut)
     assert list(examples) == [lay.example(*text) for text in kept] == examples[:]
     assert examples.lengths.tolist() == [[len(example.source), len(example.target)] for example in examples]

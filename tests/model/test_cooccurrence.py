@@ -14,7 +14,7 @@ from torch import Tensor
 
 from projtrans.errors import DataError
 from projtrans.model import cooccurrence
-from projtrans.model.cooccurrence import initialise, neighbours, ppmi, side, truncated_svd, vectors
+from projtrans.model.cooccurrence import concatenate, initialise, neighbours, ppmi, truncated_svd, vectors
 
 SIZE = 12
 RESERVED = (0, 1, 2, 3)
@@ -30,14 +30,14 @@ def dense(counts: Tensor) -> np.ndarray:
 
 
 def zipf(count: int, size: int, seed: int = 0) -> Sentences:
-    """Sentences of 1 to 12 pieces, each near the one before it, the small ids frequent."""
+    """Sentences of 1 to 12 tokens, each near the one before it, the small ids frequent."""
     generator, made = random.Random(seed), []
     for _ in range(count):
-        piece, sentence = generator.randrange(4, size), []
+        token, sentence = generator.randrange(4, size), []
         for _ in range(generator.randint(1, 12)):
-            sentence.append(piece)
-            near = 4 + (piece - 4 + generator.randint(-3, 3)) % (size - 4)
-            piece = near if generator.random() < 0.6 else 4 + int((size - 4) * generator.random() ** 3)
+            sentence.append(token)
+            near = 4 + (token - 4 + generator.randint(-3, 3)) % (size - 4)
+            token = near if generator.random() < 0.6 else 4 + int((size - 4) * generator.random() ** 3)
         made.append(sentence)
     return made
 
@@ -61,13 +61,13 @@ def neighbours_by_hand(texts: Sentences, window: int) -> np.ndarray:
 def test_neighbours_are_those_counted_by_hand(texts: Sentences, window: int, block: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cooccurrence, "BLOCK", block)
-        found = dense(neighbours(side(texts, RESERVED), SIZE, window))
+        found = dense(neighbours(concatenate(texts, RESERVED), SIZE, window))
     assert (found == neighbours_by_hand(texts, window)).all()
 
 
-def test_a_reserved_piece_keeps_its_place() -> None:
-    """An unknown word between two pieces leaves them two apart."""
-    text = side([[4, 1, 5]], RESERVED)
+def test_a_reserved_token_keeps_its_place() -> None:
+    """An unknown word between two tokens leaves them two apart."""
+    text = concatenate([[4, 1, 5]], RESERVED)
     assert dense(neighbours(text, SIZE, 1)).sum() == 0
     assert dense(neighbours(text, SIZE, 2))[4, 5] == 1
 
@@ -87,12 +87,12 @@ def ppmi_by_hand(counts: np.ndarray) -> np.ndarray:
 @settings(max_examples=60)
 @given(sentences, st.integers(1, 5))
 def test_ppmi_is_that_of_the_probabilities(texts: Sentences, window: int) -> None:
-    found = ppmi(neighbours(side(texts, RESERVED), SIZE, window))
+    found = ppmi(neighbours(concatenate(texts, RESERVED), SIZE, window))
     np.testing.assert_allclose(dense(found), ppmi_by_hand(neighbours_by_hand(texts, window)), atol=1e-12)
     assert (found.values() > 0).all(), "what is 0 is not stored"
 
 
-def test_pieces_that_stand_together_by_chance_have_no_entry() -> None:
+def test_tokens_that_occur_together_by_chance_have_no_entry() -> None:
     """N_ij = a_i a_j, independence itself: whatever rounding makes of log 1 is not association."""
     often = torch.tensor([3.0, 7.0, 11.0, 13.0, 0.1], dtype=torch.float64)
     assert ppmi(torch.outer(often, often).to_sparse()).values().numel() == 0
@@ -102,7 +102,7 @@ def test_pieces_that_stand_together_by_chance_have_no_entry() -> None:
 
 
 def matrix_of(texts: Sentences, size: int) -> Tensor:
-    return ppmi(neighbours(side(texts, RESERVED), size, 5))
+    return ppmi(neighbours(concatenate(texts, RESERVED), size, 5))
 
 
 @settings(max_examples=30)
@@ -154,10 +154,10 @@ def test_the_sign_of_a_column_is_that_of_its_largest_entry() -> None:
 
 def test_vectors_are_the_square_root_of_the_matrix() -> None:
     """E = U√Σ with all ranks kept: E Eᵀ = UΣUᵀ = (PPMI PPMIᵀ)^½, whose eigenvalues are |λ|."""
-    counts = neighbours(side(zipf(60, 25), RESERVED), 25, 5)
+    counts = neighbours(concatenate(zipf(60, 25), RESERVED), 25, 5)
     rows = vectors(counts, 30, seed=1)
     assert rows.shape == (25, 30)
-    assert not rows[:, 25:].any(), "wider than there are pieces"
+    assert not rows[:, 25:].any(), "wider than there are tokens"
     values, basis = torch.linalg.eigh(ppmi(counts).to_dense())
     torch.testing.assert_close(rows @ rows.mT, (basis * values.abs() @ basis.mT).float(), rtol=0, atol=1e-4)
 
@@ -175,10 +175,10 @@ def test_one_matrix_counts_both_sides_together() -> None:
     sources, targets = zipf(80, 20, seed=1), zipf(80, 20, seed=2)
     weight = fresh(30)
     given = initialise(weight, weight, sources, targets, **OPTIONS)
-    together = neighbours(side(sources + targets, RESERVED), 30, 5)
+    together = neighbours(concatenate(sources + targets, RESERVED), 30, 5)
     expected = vectors(together, 8, seed=1)
     assert given == 16
-    assert torch.equal(weight[:4], fresh(30)[:4]), "reserved pieces keep their random vectors"
+    assert torch.equal(weight[:4], fresh(30)[:4]), "reserved tokens keep their random vectors"
     assert torch.equal(weight[20:], fresh(30)[20:]), "and so do those that training never shows"
     length = expected[4:20].norm(dim=1).mean()
     torch.testing.assert_close(weight[4:20], expected[4:20] / length, rtol=0, atol=1e-6)

@@ -51,7 +51,7 @@ def test_values_and_gradients_are_those_of_torch(n: int, smoothing: float) -> No
 
 
 @pytest.mark.parametrize("v", [1, 2, 97, 128, 131, 250, 257])
-def test_the_most_probable_piece_is_that_of_torch_and_the_first_of_equals(v: int) -> None:
+def test_the_most_probable_token_is_that_of_torch_and_the_first_of_equals(v: int) -> None:
     generator = torch.Generator().manual_seed(v)
     logits = torch.randint(-2, 3, (300, v), generator=generator).double()  # nearly every row has ties
     eye, zero, targets = torch.eye(300, dtype=torch.float64), torch.zeros(v, dtype=torch.float64), logits.argmax(-1)
@@ -251,7 +251,7 @@ def test_r_drop_without_gradients_has_the_same_sums(n: int) -> None:
         assert not quiet.requires_grad
 
 
-def test_passes_that_are_certain_of_different_pieces_have_a_finite_divergence() -> None:
+def test_passes_that_are_certain_of_different_tokens_have_a_finite_divergence() -> None:
     """Probabilities underflow to 0 in float32 there: KL is the distance of the logits, and not infinite."""
     h, other = torch.ones(2, 1, requires_grad=True), torch.ones(2, 1, requires_grad=True)
     weight, bias = torch.tensor([[300.0], [0.0], [-300.0]]).requires_grad_(), torch.zeros(3, requires_grad=True)

@@ -1,30 +1,25 @@
 """What every attention shares, asked of every case: masks, causality, caches, gradients, ties, the path taken.
 
-Most take an attention that they know nothing about (GENERIC): test_new_attention.py gives them one more.
+Most are checks that know nothing of the attention (every_attention.py): test_new_attention.py gives them one more.
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width. Masks: True = may attend.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from projtrans.model.multihead import KeysValues, MultiHeadAttention, Role
+from projtrans.model.multihead import KeysValues, Role
 from tests.attention_cases import (
     COVERING,
-    EMPTY_ROWS,
     EVERY,
-    PADDING,
     B,
     D,
     H,
     K,
     S,
-    T,
     Use,
     close,
     gradients,
@@ -33,166 +28,26 @@ from tests.attention_cases import (
     normal,
     of,
     paths,
-    projected,
     remembered,
     scenes,
     sequences,
 )
+from tests.model.every_attention import CHECKS, DEAR_CHECKS
 
 each_use = pytest.mark.parametrize("use", EVERY, ids=str)
 each_case = pytest.mark.parametrize("use", COVERING, ids=str)
 
-# ------------------------------------------------------------------------------------------------------------- masks
-
 
 @each_use
-def test_weights_are_probabilities_and_zero_where_nothing_may_be_seen(use: Use) -> None:
-    made = of(use)
-    for scene in scenes(use.role):
-        weights = made.weights(*meeting(made, scene.queries), scene.mask, scene.causal)
-        assert (weights >= 0).all()
-        assert not weights.masked_select(~scene.seen).any()
-        close(weights.sum(-1), scene.seen.any(-1).expand(B, H, scene.queries).double(), 1e-12, scene.name)
-
-
-@each_use
-def test_a_masked_key_cannot_matter(use: Use) -> None:
-    made = of(use)
-    q, kv = meeting(made)
-    hidden = ~PADDING[:, 0, 0, :, None][:, None]
-    v = None if kv.v_BHSK is None else kv.v_BHSK + 1e3 * hidden
-    other = remembered(made, kv.k_BHSK + 1e3 * normal(*kv.k_BHSK.shape, seed=6) * hidden, v)
-    for name, path in paths(made).items():
-        close(path(q, other, PADDING, False), path(q, kv, PADDING, False), 1e-12, name)
-
-
-@each_use
-def test_padding_cannot_matter_and_a_batch_gives_what_its_sentences_give_alone(use: Use) -> None:
-    """Sentences of five and two pieces in a rectangle of eight, attending to themselves or attended to."""
-    made, causal = of(use), use.role == "decoder"
-    lengths, rectangle = (S, S - 3), torch.cat([normal(B, S, D, seed=2), normal(B, 3, D, seed=8)], 1)
-    mask = torch.tensor([[s < length for s in range(S + 3)] for length in lengths])[:, None, None, :]
-    asking = made.project_queries(normal(B, T, D, seed=1))
-    for name, path in paths(made).items():
-        q, kv = (asking, made.project_keys(rectangle)) if use.role == "cross" else made.project(rectangle)
-        together = path(q, kv, mask, causal)
-        for row, length in enumerate(lengths):
-            own_q, own_kv = made.project(rectangle[row : row + 1, :length])
-            own_q = asking[row : row + 1] if use.role == "cross" else own_q
-            alone = path(own_q, own_kv, None, causal)
-            close(together[row : row + 1, :, : alone.shape[2]], alone, 1e-12, name)
-
-
-@each_use
-def test_rows_that_see_nothing_give_zeros_and_finite_gradients(use: Use) -> None:
-    made = of(use)
-    empty = ~EMPTY_ROWS.any(-1)[:, 0]
-    for name in paths(made):
-        x, memory = (tensor.requires_grad_() for tensor in sequences(made, S))
-        y = paths(made)[name](made.project_queries(x), made.project_keys(memory), EMPTY_ROWS, False)
-        assert not y.transpose(1, 2)[empty].any()
-        slopes = gradients(y, x, memory, made)
-        assert all(torch.isfinite(slope).all() for slope in slopes.values())
-        assert not slopes["x"][empty].any()
-        assert slopes["x"][~empty].any()
-
-
-# --------------------------------------------------------------------------------------------------------- causality
-
-
-@each_use
-def test_no_position_sees_what_comes_after_it(use: Use) -> None:
-    made = of(use)
-    x = normal(B, S, D)
-    for (name, path), t in itertools.product(paths(made).items(), range(S - 1)):
-        future = x.clone()
-        future[:, t + 1 :] = 50 * normal(B, S - t - 1, D, seed=7)
-        now, then = (path(*made.project(sequence), None, True) for sequence in (x, future))
-        close(now[:, :, : t + 1], then[:, :, : t + 1], 1e-13, name)
-        assert (now[:, :, t + 1 :] - then[:, :, t + 1 :]).abs().max() > 1e-3, "the future itself does change"
-
-
-@each_use
-def test_cached_queries_are_aligned_with_the_last_keys(use: Use) -> None:
-    made = of(use)
-    q, kv = made.project(normal(B, S, D))
-    for (name, path), mask in itertools.product(paths(made).items(), [None, PADDING]):
-        whole = path(q, kv, mask, True)
-        for t in range(1, S):
-            close(path(q[:, :, -t:], kv, mask, True), whole[:, :, -t:], 1e-12, name)
-
-
-@each_use
-def test_step_by_step_with_a_cache_is_the_whole_causal_pass(use: Use) -> None:
-    made = of(use)
-    x = normal(B, S, D)
-    whole = made(*made.project(x), causal=True)
-    cache: KeysValues | None = None
-    for t in range(S):
-        q, new = made.project(x[:, t : t + 1])
-        cache = new if cache is None else cache.append(new)
-        close(made(q, cache, causal=True), whole[:, t : t + 1], message="a row of a square")
-        close(made(q, cache), whole[:, t : t + 1], message="one query needs no triangle")
-
-
-# --------------------------------------------------------------------------------------------------------- gradients
-
-
-class Whole(nn.Module):
-    """Queries of x attending to a memory on one path, as one function."""
-
-    def __init__(self, attention: MultiHeadAttention, path: str, scene: Any) -> None:
-        super().__init__()
-        self.attention, self.path, self.scene = attention, path, scene
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """The heads' outputs."""
-        q, kv = self.attention.project_queries(x), self.attention.project_keys(memory)
-        return getattr(self.attention, self.path)(q, kv, self.scene, self.attention.role == "decoder")
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_what_every_attention_does(check: Callable[[Use], None], use: Use) -> None:
+    check(use)
 
 
 @each_case
-def test_gradients_are_those_of_finite_differences(use: Use) -> None:
-    """In both sequences, log σ and log τ, on every path, with a key that a query may not see."""
-    made = of(use, width=4, head_width=2)
-    x, memory = normal(1, 2, 4, seed=1).requires_grad_(), normal(1, 3, 4, seed=2).requires_grad_()
-    learned = {f"attention.{name}": p for name, p in made.named_parameters() if name.startswith("log_")}
-    mask = torch.tensor([[True, True, True], [False, True, True]])
-    for name in paths(made):
-        whole = Whole(made, name, mask)
-
-        def of_all(x: Tensor, memory: Tensor, *numbers: Tensor, whole: Whole = whole) -> Any:
-            return torch.func.functional_call(whole, dict(zip(learned, numbers, strict=True)), (x, memory))
-
-        numbers = [parameter.detach().clone().requires_grad_() for parameter in learned.values()]
-        assert torch.autograd.gradcheck(of_all, (x, memory, *numbers))
-
-
-@each_use
-def test_the_paths_agree_in_float32_with_float64(use: Use) -> None:
-    wide, narrow = of(use), of(use, dtype=torch.float32)
-    tolerance = 5e-3 if wide.exact else 2e-5  # logits of 10⁴ err by 10⁻³ in float32
-    for name in paths(wide):
-        found, expected = (paths(made)[name](*meeting(made), PADDING, False) for made in (narrow, wide))
-        close(found.double(), expected, tolerance, name)
-
-
-@each_case
-def test_dropout_takes_weights_out_in_training_alone(use: Use) -> None:
-    made = module(dict(use.raw) | {"values": "own"}, use.role, dropout=0.25)
-    q, kv = meeting(made, S)
-    see_weights = remembered(made, kv.k_BHSK, torch.eye(S, dtype=torch.float64).expand(B, H, S, S))
-    p = made.weights(q, kv)
-    for name, path in paths(made).items():
-        made.train()
-        if name != "_products":  # which is not chosen then
-            dropped = path(q, see_weights, None, False)
-            gone = dropped == 0
-            assert gone.any()
-            assert not gone.all()
-            close(dropped[~gone], (p / 0.75)[~gone], 1e-12, name)
-        made.eval()
-        close(path(q, see_weights, None, False), p, 1e-12, name)
+@pytest.mark.parametrize("check", DEAR_CHECKS, ids=lambda check: check.__name__)
+def test_what_every_pair_of_settings_does(check: Callable[[Use], None], use: Use) -> None:
+    check(use)
 
 
 # ------------------------------------------------------------------------------------------------- the path is chosen
@@ -234,15 +89,6 @@ def test_the_fused_path_takes_a_fused_kernel(use: Use) -> None:
             gradients(y, x, memory, made)
 
 
-@each_use
-def test_a_long_sentence_gives_what_the_equation_gives(use: Use) -> None:
-    made = of(use)
-    q, kv = made.project(normal(1, 260, D))
-    assert q.shape[2] * kv.k_BHSK.shape[2] > 256 * 256, "the path is another one"
-    plain = made.output(made._plain(q, kv, None, True).transpose(1, 2).flatten(2))
-    close(made(q, kv, causal=True), plain, 1e-9 if made.exact else 1e-10)
-
-
 # ------------------------------------------------------------------------------------------------------------ caches
 
 
@@ -258,40 +104,6 @@ def test_caches_append_and_select_as_tensors_do() -> None:
         assert torch.equal(getattr(chosen, name), tensor[rows])
 
 
-@each_use
-def test_a_cache_holds_what_is_needed_and_nothing_twice(use: Use) -> None:
-    """Keys as projected; values of their own alone; lengths where there are any, one for all heads where they share."""
-    made, config = of(use), use.config
-    _, kv = made.project(normal(B, T, D))
-    for cache in (kv, made.project_keys(normal(B, S, D)), kv.append(kv), kv.select(torch.tensor([1, 1]))):
-        assert cache.k_BHSK.shape[1:] == (H, cache.k_BHSK.shape[2], K)
-        assert (cache.v_BHSK is not None) == (config.values == "own")
-        heads = {"none": None, "head": H, "model": 1}[config.normalize]
-        found = None if cache.length_BHS1 is None else cache.length_BHS1.shape
-        assert found == (None if heads is None else (B, heads, cache.k_BHSK.shape[2], 1))
-
-
-@each_use
-def test_there_is_a_matrix_for_each_of_what_is_asked_for_and_no_other(use: Use) -> None:
-    """W_q = W_k in self-attention where they are tied; W_v where values are their own; slices of one matrix."""
-    made, config = of(use), use.config
-    tied = config.tie_query_key and use.role != "cross"
-    count = (1 if tied else 2) + (config.values == "own")
-    assert made.qkv.weight.shape == (count * H * K, D)
-    memory = sequences(made)[1]
-    kv = made.project_keys(memory)
-    close(kv.k_BHSK, projected(made, memory, 0 if tied else 1), 1e-12)
-    if tied:
-        q, own = made.project(memory)
-        assert torch.equal(q, own.k_BHSK), "to the last bit: the distance of a piece to itself is 0"
-    expected = {
-        "own": lambda: projected(made, memory, count - 1),
-        "raw_keys": lambda: kv.k_BHSK,
-        "keys": lambda: made.keys(kv),
-    }[config.values]()
-    close(made.values(kv), expected, 1e-12)
-
-
 def test_a_tied_matrix_is_moved_by_queries_and_keys_and_is_learned_once() -> None:
     made = module({"tie_query_key": True})
     x = normal(B, S, D).requires_grad_()
@@ -302,24 +114,6 @@ def test_a_tied_matrix_is_moved_by_queries_and_keys_and_is_learned_once() -> Non
         q, kv = (q.detach(), kv) if still == "queries" else (q, remembered(made, kv.k_BHSK.detach(), kv.v_BHSK))
         parts.append(gradients(made(q, kv), x, x, made)["qkv.weight"][: H * K])
     close(sum(parts), whole, 1e-12)  # type: ignore[arg-type]
-
-
-GENERIC: list[Callable[[Use], None]] = [
-    test_weights_are_probabilities_and_zero_where_nothing_may_be_seen,
-    test_a_masked_key_cannot_matter,
-    test_padding_cannot_matter_and_a_batch_gives_what_its_sentences_give_alone,
-    test_rows_that_see_nothing_give_zeros_and_finite_gradients,
-    test_no_position_sees_what_comes_after_it,
-    test_cached_queries_are_aligned_with_the_last_keys,
-    test_step_by_step_with_a_cache_is_the_whole_causal_pass,
-    test_gradients_are_those_of_finite_differences,
-    test_the_paths_agree_in_float32_with_float64,
-    test_dropout_takes_weights_out_in_training_alone,
-    test_a_long_sentence_gives_what_the_equation_gives,
-    test_a_cache_holds_what_is_needed_and_nothing_twice,
-    test_there_is_a_matrix_for_each_of_what_is_asked_for_and_no_other,
-]
-"""What any attention must pass."""
 
 
 @each_case

@@ -6,46 +6,23 @@ Axes: B sentences, T queries, S keys, H heads, K head width.
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import projtrans
-from projtrans.config import build, describe, setting
+from projtrans.config import build, describe
 from projtrans.errors import ConfigError
 from projtrans.model.attention_statistics import attention_statistics
 from projtrans.model.batching import Batch
-from projtrans.model.multihead import VARIANTS, AttentionConfig, Learned, MultiHeadAttention, Role, register, sigmas
+from projtrans.model.multihead import VARIANTS, register, sigmas
 from projtrans.model.transformer import ModelConfig
 from tests.attention_cases import ROLES, Use, close, meeting, of
-from tests.model import test_multihead
+from tests.model.every_attention import CHECKS, DEAR_CHECKS
+from tests.model.laplace import LaplaceAttention, LaplaceConfig
 from tests.tiny_training import BOS, EOS, PAD, fresh, pairs, train, translate
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaplaceConfig(AttentionConfig):
-    """Weights exp(-|q - k|₁ / σ)."""
-
-    kind: str = "laplace"
-    sigma: float = setting(1.0, "initial σ", above=0)
-    learn_sigma: Learned = setting("head", "learn log σ: not, one a module, or one a head")
-
-
-class LaplaceAttention(MultiHeadAttention):
-    """The sum of the differences instead of the square root of the sum of their squares."""
-
-    Config = LaplaceConfig
-    has_sigma = True
-
-    def __init__(self, config: LaplaceConfig, role: Role, **sizes: Any) -> None:
-        super().__init__(config, role, **sizes, sigma=config.sigma, learn=config.learn_sigma)
-
-    def logits(self, q_BHTK: Tensor, k_BHSK: Tensor) -> Tensor:
-        return -torch.cdist(q_BHTK, k_BHSK, p=1.0) / self.sigma().view(-1, 1, 1)
 
 
 @pytest.fixture(name="laplace", scope="module", autouse=True)
@@ -78,9 +55,9 @@ def test_it_is_twenty_lines() -> None:
 
 
 @uses
-@pytest.mark.parametrize("test", test_multihead.GENERIC, ids=lambda test: test.__name__.removeprefix("test_"))
-def test_it_passes_what_every_attention_passes(test: Callable[[Use], None], use: Use) -> None:
-    test(use)
+@pytest.mark.parametrize("check", CHECKS + DEAR_CHECKS, ids=lambda check: check.__name__)
+def test_it_passes_what_every_attention_passes(check: Callable[[Use], None], use: Use) -> None:
+    check(use)
 
 
 @uses
@@ -98,6 +75,7 @@ def test_its_weights_are_its_equation(use: Use) -> None:
     close(weights, z / z.sum(-1, keepdim=True), 1e-12)
 
 
+@pytest.mark.slow
 def test_the_whole_model_learns_with_it_and_searches_to_the_right_translations() -> None:
     """By caches, beams and all: what it was trained on, word for word, and its σ told as any other's."""
     model = fresh({"kind": "laplace"})
@@ -105,7 +83,7 @@ def test_the_whole_model_learns_with_it_and_searches_to_the_right_translations()
     sources, targets = pairs()
     for beam_size in (1, 4):
         found = translate(model, sources[:60], beam_size)
-        expected = [[piece for piece in row if piece not in (PAD, EOS)] for row in targets[:60].tolist()]
+        expected = [[token for token in row if token not in (PAD, EOS)] for row in targets[:60].tolist()]
         right = sum(ours == theirs for ours, theirs in zip(found, expected, strict=True))
         assert right >= 45, f"{right} of 60 with a beam of {beam_size}"
     told = sigmas(model)

@@ -15,40 +15,10 @@ from torch.nn import functional as F
 
 from projtrans.config import build
 from projtrans.errors import ConfigError
-from projtrans.model.multihead import KeysValues, MultiHeadAttention
-from projtrans.model.transformer import FeedForward, ModelConfig, Transformer, _cheap_dropout, dropout, sinusoids
+from projtrans.model.multihead import KeysValues
+from projtrans.model.transformer import FeedForward, ModelConfig, Transformer, sinusoids
 from tests.attention_cases import COVERING, PRESETS, Use
-
-SOURCES, TARGETS, LONGEST = 13, 11, 12
-PAD = 0
-
-
-def transformer(
-    *, kind: str = "projection", joint: bool = False, source_size: int = SOURCES, **given: Any
-) -> Transformer:
-    """A small model in float64, its norms, biases and σ stirred so that nothing is 0 or 1 by chance."""
-    settings = {
-        "layers": {"encoder": 2, "decoder": 2},
-        "width": 8,
-        "heads": 2,
-        "feedforward": 12,
-        "dropout": 0.0,
-        "embeddings": {"tie": "none"},
-        "attention": {"kind": kind},
-        **given,
-    }
-    torch.manual_seed(3)
-    config = build(ModelConfig, settings)
-    model = Transformer(config, source_size=source_size, target_size=TARGETS, max_length=LONGEST, joint=joint).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.3 * torch.randn_like(parameter)
-        for module in model.modules():  # a fixed σ, as float64 has it
-            if isinstance(module, MultiHeadAttention) and not module.log_sigma.requires_grad:
-                module.log_sigma.fill_(math.log(module.initial_sigma))
-    return model
-
+from tests.model.small_transformer import LONGEST, PAD, SOURCES, TARGETS, padded, same, sentences, transformer
 
 CASES = [
     {"kind": kind, "norm": norm, "positions": positions, "embeddings": {"tie": tie}}
@@ -71,25 +41,6 @@ def words(case: dict[str, Any]) -> str:
 cases = pytest.mark.parametrize("case", CASES, ids=words)
 # Ties change no arithmetic behind the embeddings: most tests need one of them.
 untied = pytest.mark.parametrize("case", [case for case in CASES if case["embeddings"]["tie"] == "none"], ids=words)
-
-
-def sentences(b: int, length: int, size: int, seed: int = 1) -> Tensor:
-    """Ids [B, length], none of them padding."""
-    return torch.randint(1, size, (b, length), generator=torch.Generator().manual_seed(seed))
-
-
-def padded(b: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Sources of lengths 5, 3, 1, their mask, and targets of 4."""
-    source = sentences(b, 5, TARGETS)
-    mask = torch.ones_like(source, dtype=torch.bool)
-    for row in range(b):
-        mask[row, 5 - 2 * row :] = False
-    return source.masked_fill(~mask, PAD), mask, sentences(b, 4, TARGETS, seed=2)
-
-
-def same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
-
 
 # ----------------------------------------------------------------------------------------------------- composition
 
@@ -228,7 +179,7 @@ def test_a_source_of_padding_alone_is_no_nan() -> None:
 
 
 def stepped(model: Transformer, source: Tensor, mask: Tensor | None, target_BMT: Tensor) -> Tensor:
-    """Logits [B, M, T, V], one piece of every hypothesis at a time."""
+    """Logits [B, M, T, V], one token of every hypothesis at a time."""
     memory = model.encode(source, mask)
     past: list[KeysValues | None] = [None] * len(memory.layers)
     logits = []
@@ -399,116 +350,6 @@ def test_fresh_learned_positions_are_as_small_as_uniform_embeddings() -> None:
         table = positions.learned.weight
         assert table.abs().max().item() <= 0.05
         assert table.square().mean().item() == pytest.approx(0.05**2 / 3, rel=0.15)
-
-
-# ---------------------------------------------------------------------------------------------------------- dropout
-
-
-def ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.ones(*shape, dtype=dtype)
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.1, 0.3, 0.5, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_drops_its_share_and_keeps_the_mean(rate: float, dtype: torch.dtype) -> None:
-    torch.manual_seed(1)
-    n = 200_001
-    found = _cheap_dropout(ones(n, dtype=dtype), rate)
-    assert found.dtype == dtype
-    gone = (found == 0).double()
-    sigma = math.sqrt(rate * (1 - rate) / n)
-    assert gone.mean().item() == pytest.approx(rate, abs=5 * sigma + 1 / 65536)
-    kept = found[found != 0].double()
-    assert (kept == kept[0]).all()
-    assert kept[0].item() == pytest.approx(1 / (1 - rate), rel=1e-3 if dtype == torch.float32 else 2**-8)
-    rounding = 2**-8 if dtype == torch.bfloat16 else 1e-6
-    assert found.double().mean().item() == pytest.approx(1, abs=5 * sigma / (1 - rate) + rounding)
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_dropout_at_one_position_or_call_tells_nothing_about_another(rate: float) -> None:
-    """Correlations of n pairs of independent numbers have a standard error of 1/√n; the lags share a 64-bit draw."""
-    torch.manual_seed(2)
-    n = 200_000
-    first, second = ((_cheap_dropout(ones(n), rate) == 0).double() for _ in range(2))
-    pairs = {"another call": (first, second)}
-    pairs |= {f"lag {lag}": (first[:-lag], first[lag:]) for lag in (1, 2, 3, 4, 5, 8)}
-    # By place in the draw as well: a bad generator would be bad in one of its four words.
-    pairs |= {f"words {a}, {b}": (first[a::4], first[b::4]) for a, b in itertools.combinations(range(4), 2)}
-    for reason, (one, other) in pairs.items():
-        correlation = torch.corrcoef(torch.stack([one, other]))[0, 1].item()
-        assert abs(correlation) < 5 / math.sqrt(len(one)), reason
-    for word in range(4):
-        share = first[word::4].mean().item()
-        assert share == pytest.approx(rate, abs=5 * math.sqrt(4 * rate * (1 - rate) / n) + 1 / 65536), word
-
-
-@pytest.mark.parametrize("shape", [(1,), (3,), (2, 3), (5, 1, 7), (4, 4), (0, 3), (2, 3, 5, 7)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_dropout_takes_any_shape(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    torch.manual_seed(3)
-    x = torch.randn(shape, dtype=dtype)
-    found = _cheap_dropout(x, 0.5)
-    assert (found.shape, found.dtype) == (x.shape, x.dtype)
-    assert torch.equal(found, torch.where(found == 0, torch.zeros_like(x), 2 * x))
-
-
-def test_dropout_takes_a_view_that_is_not_contiguous() -> None:
-    x = torch.randn(6, 5).mT
-    found = _cheap_dropout(x, 0.5)
-    assert torch.equal(found, torch.where(found == 0, torch.zeros_like(x), 2 * x))
-    assert (found == 0).any()
-    assert (found != 0).any()
-
-
-def test_the_gradient_of_dropout_is_its_mask_times_its_scale() -> None:
-    torch.manual_seed(4)
-    x = torch.randn(7, 9, dtype=torch.float64, requires_grad=True)
-    found = _cheap_dropout(x, 0.25)
-    found.sum().backward()
-    assert x.grad is not None
-    torch.testing.assert_close(x.grad, (found != 0).double() / 0.75, rtol=1e-12, atol=0)
-
-
-def test_dropout_is_the_identity_outside_training_and_at_rate_zero() -> None:
-    x = torch.randn(4, 5)
-    assert dropout(x, 0.9, False) is x
-    assert dropout(x, 0.0, True) is x
-    assert not torch.equal(dropout(x, 0.5, True), x)
-
-
-def test_dropout_follows_the_seed() -> None:
-    results = []
-    for seed in (7, 7, 8):
-        torch.manual_seed(seed)
-        results.append(_cheap_dropout(ones(64), 0.5))
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
-
-
-@pytest.mark.parametrize("rate", [1e-9, 1e-5, 0.99999, math.nextafter(1, 0)])
-def test_every_rate_that_the_settings_admit_is_possible(rate: float) -> None:
-    assert build(ModelConfig, {"dropout": rate}).dropout == rate
-    found = dropout(ones(1000), rate, True)
-    assert torch.isfinite(found).all()
-    assert (found == 0).float().mean().item() == pytest.approx(rate, abs=0.02)
-
-
-@pytest.mark.parametrize("name", ["dropout", "attention_dropout", "output_dropout"])
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_model_drops_in_training_alone(name: str, norm: str) -> None:
-    model = transformer(norm=norm, **{name: 0.4})
-    plain = transformer(norm=norm)
-    source, mask, target = padded()
-    assert not torch.equal(model(source, mask, target), model(source, mask, target))
-    same(model.eval()(source, mask, target), plain(source, mask, target))
-
-
-def test_output_dropout_acts_on_the_last_hidden_states_alone() -> None:
-    model, plain = transformer(output_dropout=0.5), transformer()
-    source, mask, target = padded()
-    found, expected = model(source, mask, target), plain(source, mask, target)
-    same(found, torch.where(found == 0, torch.zeros_like(expected), 2 * expected))
 
 
 # --------------------------------------------------------------------------------------------------------- bfloat16
