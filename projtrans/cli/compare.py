@@ -24,9 +24,10 @@ def compare(
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Set runs side by side: settings, time, learning curves, BLEU and chrF with significance, translations.
+    """Compare runs: settings, time, scores and their significance.
 
-    Runs that differ in the seed alone are one side, with mean and deviation; the side of the first run is the baseline.
+    Also shows learning curves and sample translations. Runs that differ only in their seed form one system, reported
+    as mean and standard deviation; the system of the first run is the baseline.
 
     Example: projtrans compare runs/phrasebook-standard runs/phrasebook-projection
     """

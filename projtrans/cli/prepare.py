@@ -1,13 +1,9 @@
 """The command `prepare`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from projtrans.cli import options as o
 from projtrans.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 
 def prepare(
@@ -27,9 +23,10 @@ def prepare(
     threads: o.PrepareThreads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Make training data of a corpus: read it strictly, split it, train its tokenizer.
+    """Prepare training data from a corpus.
 
-    Settings come from --config, or from the configuration shipped for the corpus.
+    The corpus is read strictly and split, and its tokenizer is trained. Settings come from --config, or from the
+    configuration shipped for the corpus.
 
     Example: projtrans prepare tatoeba-spa-eng
     """
