@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from projtrans.inference.torch_translator import Translator
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["OnnxTranslator", "ProjtransError", "Translator", "__version__"]
 

@@ -15,6 +15,7 @@ import pytest
 import typer
 import yaml
 
+import projtrans
 from projtrans.cli.main import app
 from projtrans.config import describe, shipped_names
 from projtrans.model.multihead import MultiHeadAttention
@@ -24,7 +25,8 @@ from projtrans.training.state import NAMES
 from tests.conftest import KINDS, Toy, done
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+GENERATED = [("cli.md", "cli_page"), ("configuration.md", "configuration_page"), ("design.md", "design_page")]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -37,7 +39,7 @@ def reference() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("page", "maker"), [("cli.md", "cli_page"), ("configuration.md", "configuration_page")])
+@pytest.mark.parametrize(("page", "maker"), GENERATED)
 def test_generated_pages_are_fresh(page: str, maker: str) -> None:
     written = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert getattr(reference(), maker)() == written, f"run {Path(sys.executable).name} tools/reference.py"
@@ -61,6 +63,7 @@ def commands_of(page: Path) -> list[list[str]]:
     """Every `projtrans ...` of a page's shell blocks and inline code, as words, up to a pipe, comment or the like."""
     text = page.read_text(encoding="utf-8")
     shell = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.S))
+    shell = shell.replace("\\\n", " ")  # a command on several lines
     lines = re.findall(r"(?:^|[|&$] *|`)(projtrans [^\n`|&#>]*)", shell, flags=re.M)
     lines += re.findall(r"`(projtrans [^`|&#>]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
     return [shlex.split(line) for line in lines]
@@ -91,12 +94,32 @@ def test_every_command_and_every_option_has_help() -> None:
 
 
 def test_every_folder_and_file_of_the_package_is_in_the_file_map() -> None:
-    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("## File map\n")[2].partition("\n## ")[0]
-    for file in (ROOT / "projtrans").rglob("*.py"):
-        if not file.name.startswith("__"):
-            assert re.search(rf"\b{file.stem}\b", text), file.name
-    for folder in (path.parent.name for path in (ROOT / "projtrans").glob("*/__init__.py")):
-        assert f"{folder}/" in text
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("## File map\n")[2]
+    files = [file for file in (ROOT / "projtrans").rglob("*.py") if not file.name.startswith("__")]
+    assert sorted(re.findall(r"^- `(\w+)`: ", text, re.M)) == sorted(file.stem for file in files)
+    folders = [path.parent.name for path in (ROOT / "projtrans").rglob("__init__.py")]
+    assert sorted(re.findall(r"^\*\*(\w+)/\*\*", text, re.M)) == sorted(folders)
+
+
+def test_docs_holds_pages_only_and_the_index_lists_them_all() -> None:
+    pages = {path.name for path in (ROOT / "docs").iterdir()} - {"index.md"}
+    assert all(name.endswith(".md") for name in pages)
+    assert pages <= set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+
+
+def test_every_benchmark_is_documented() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").partition("## The scripts\n")[2]
+    scripts = re.findall(r"^\| `(\w+\.py)` .* `python benchmarks/(\w+\.py)", page, re.M)
+    assert all(first == second for first, second in scripts)
+    assert {first for first, _ in scripts} == {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == projtrans.__version__
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "docs" / "changelog.md").read_text(encoding="utf-8"), re.M)
+    assert newest
+    assert newest.groups() == (projtrans.__version__, str(citation["date-released"]))
 
 
 @pytest.mark.parametrize("name", ["sanger2026-standard", "sanger2026-projection"])

@@ -20,10 +20,10 @@ def compare(
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Compare runs: settings, time, learning curves, scores with significance, translations.
+    """Compare runs: settings, time, scores and their significance.
 
-    Runs that differ only in the seed form one system, with mean and deviation; the system of the first run is the
-    baseline.
+    Also shows learning curves and sample translations. Runs that differ only in their seed form one system, reported
+    as mean and standard deviation; the system of the first run is the baseline.
 
     Example: projtrans compare runs/phrasebook-standard runs/phrasebook-projection
     """

@@ -1,7 +1,7 @@
-"""The only file that renders: progress and messages to standard error, tables to standard output.
+"""Rendering: messages and progress bars on standard error, tables as text.
 
-On a terminal there are colours and bars (NO_COLOR is honoured); elsewhere plain lines, one for what is worth a line in
-a log. Knows the events and results of the commands, and decides nothing.
+On a terminal there are colours and bars (NO_COLOR is honoured), elsewhere plain lines. Knows neither the events nor the
+results of the commands: displays.py does.
 """
 
 import io
@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 UNBROKEN = 10_000
-"""Columns of a table that no terminal shows: it is as wide as its cells."""
+"""Columns for a table that is not for a terminal: wide enough that no cell is ever wrapped."""
 
 
 def standard_error() -> Console:
@@ -35,32 +35,32 @@ def standard_error() -> Console:
 
 
 def error(message: str) -> None:
-    """One line that says what went wrong."""
+    """Print one line that says what went wrong."""
     console = standard_error()
     console.print("error:", style="bold red", end=" ")
     console.print(_one_line(message))
 
 
 def note(message: str, quiet: bool = False) -> None:
-    """One line that says what is going on."""
+    """Print one line that says what is going on."""
     if not quiet:
         standard_error().print(_one_line(message))
 
 
 def lines(texts: Sequence[str]) -> None:
-    """Lines that were asked for, each as it is, to standard error."""
+    """Print lines to standard error, unchanged."""
     console = standard_error()
     for text in texts:
         console.print(text)
 
 
 def message_columns() -> int:
-    """How wide a line to standard error may be."""
+    """Columns of standard error, at least 50."""
     return max(50, standard_error().width)
 
 
 def shows_blocks() -> bool:
-    """Whether block characters can be seen there."""
+    """Whether standard error can show block characters."""
     try:
         "·░▒▓█▁".encode(standard_error().encoding)
     except (UnicodeEncodeError, LookupError):
@@ -73,7 +73,7 @@ def _one_line(message: str) -> str:
 
 
 class _Speed(ProgressColumn):
-    """Units a second, of late."""
+    """Recent units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -84,10 +84,10 @@ class _Speed(ProgressColumn):
 
 
 class Bar:
-    """A bar on a terminal for work counted in units; nothing elsewhere, and nothing when quiet."""
+    """A progress bar on a terminal; nothing elsewhere, and nothing when quiet."""
 
     def __init__(self, label: str, quiet: bool = False, *, download: bool = False, unit: str | None = None) -> None:
-        """unit: what is counted, to show how many of it are done a second."""
+        """unit: what is counted; if given, units per second are shown too."""
         console = standard_error()
         count = DownloadColumn() if download else MofNCompleteColumn()
         speed = [_Speed(unit)] if unit else []
@@ -107,14 +107,14 @@ class Bar:
         self.progress.stop()
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Show that `done` of `total` units are done (None: nobody knows how many there are)."""
+        """Show that `done` of `total` units are done; None: the total is unknown."""
         if self.task is None:
             self.task = self.progress.add_task(self.label, total=total, completed=done)
         self.progress.update(self.task, completed=done, total=total)
 
 
 class Bars:
-    """On a terminal, a bar for every kind of work that is reported; nothing elsewhere, and nothing when quiet."""
+    """One progress bar after another, a new one for each new label."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -129,7 +129,7 @@ class Bars:
             self.bar.__exit__()
 
     def __call__(self, label: str, done: int, total: int) -> None:
-        """Show that `done` of `total` units of the work are done; other work takes the bar's place."""
+        """Show that `done` of `total` units are done; a new label replaces the bar."""
         if self.bar is None or label != self.label:
             self.__exit__()
             self.label, self.bar = label, Bar(label, self.quiet).__enter__()
@@ -145,7 +145,7 @@ def _print_table(table: Table) -> None:
 
 
 def tables(sections: Sequence[Any], *, to_file: bool) -> str:
-    """The sections of a report as text: as wide as the terminal, or unbroken in a file or a pipe."""
+    """The sections of a report as text: as wide as the terminal, or without line breaks in a file or a pipe."""
     terminal, text = sys.stdout.isatty() and not to_file, io.StringIO()
     console = Console(file=text, highlight=False, markup=False, emoji=False, width=_columns() if terminal else UNBROKEN)
     for section in sections:

@@ -16,9 +16,9 @@ def export(
     quiet: o.Quiet = False,
     threads: o.Threads = None,
 ) -> None:
-    """Write a run's model as graphs for ONNX Runtime, with which `translate` starts without torch.
+    """Export a run for ONNX Runtime, to translate without torch.
 
-    Needs projtrans[fast]; `train` does it by itself at its end where that is installed.
+    Needs projtrans[fast]; where that is installed, `train` exports at its end.
 
     Example: projtrans export runs/latest --precision float32 --precision int8
     """

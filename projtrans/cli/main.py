@@ -1,7 +1,7 @@
-"""The command line: parse, call, render. Every command is the function of its name in the file of its name beside this.
+"""The command line: parse, call, render. Each command is the function, and the file in this folder, of the same name.
 
-Standard output carries data only, standard error everything else. Torch takes over a second to import, so a command
-imports what it calls when it is called: `--help` never waits.
+Standard output carries only data, standard error everything else. Importing torch takes over a second, so commands
+import what they need when they run, and `--help` answers at once.
 """
 
 import signal
@@ -19,12 +19,12 @@ from projtrans.cli.shell import Commands, terminate, tune_allocator
 from projtrans.cli.train import train
 from projtrans.cli.translate import translate
 
-VERSION = "Print the version."
+VERSION = "Print the version and exit."
 
 
 def main() -> None:
     """The console command `projtrans`."""
-    if sys.argv[1:2] != ["prepare"]:  # it computes nothing, and gives memory back between its stages
+    if sys.argv[1:2] != ["prepare"]:  # which multiplies no matrices and should release memory between its stages
         tune_allocator()
     signal.signal(signal.SIGTERM, terminate)
     app()
@@ -40,19 +40,20 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help=VERSION)] = False,
 ) -> None:
-    """Without a command, print the help."""
+    """Print the help if no command is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
 
 
 def _app() -> typer.Typer:
-    """The commands, in the order in which the help shows them."""
+    """The commands in the order of the help."""
     commands = typer.Typer(
         cls=Commands,
         rich_markup_mode=None,
         invoke_without_command=True,
         pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
         help="Train and run encoder-decoder Transformers for translation, with standard or projection attention.",
     )
     commands.callback()(root)

@@ -1,42 +1,64 @@
-"""The options of the commands, each described once. Knows nothing of what they do."""
+"""The options and arguments of the commands, each declared once. Knows nothing of what the commands do with them."""
 
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 
+from projtrans.cli import completion
+from projtrans.cli.completion import Complete
 from projtrans.data import corpora
 
 
 def _option(
-    text: str, *names: str, metavar: str | None = None, minimum: int | None = None, maximum: int | None = None
+    text: str,
+    *names: str,
+    metavar: str | None = None,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    complete: Complete | None = None,
 ) -> typer.models.OptionInfo:
     info: typer.models.OptionInfo = typer.Option(
-        *names, help=text, metavar=metavar, min=minimum, max=maximum, show_default=False
+        *names, help=text, metavar=metavar, min=minimum, max=maximum, show_default=False, autocompletion=complete
     )
     return info
 
 
-def _argument(text: str, metavar: str) -> typer.models.ArgumentInfo:
-    info: typer.models.ArgumentInfo = typer.Argument(help=text, metavar=metavar, show_default=False)
+def _argument(text: str, metavar: str, complete: Complete | None = None) -> typer.models.ArgumentInfo:
+    info: typer.models.ArgumentInfo = typer.Argument(
+        help=text, metavar=metavar, show_default=False, autocompletion=complete
+    )
     return info
 
 
 # Every command
-Quiet = Annotated[bool, _option("Print nothing but data and errors.", "--quiet", "-q")]
+Quiet = Annotated[bool, _option("Print only data and errors.", "--quiet", "-q")]
 
-Threads = Annotated[int | None, _option("Processor threads [default: all cores].", metavar="N", minimum=1, maximum=256)]
+Threads = Annotated[int | None, _option("CPU threads [default: all cores].", metavar="N", minimum=1, maximum=256)]
 
 Device = Annotated[str, _option("auto, cpu, cuda or cuda:N [default: auto].", metavar="DEVICE")]
 
 # Configuration and folders
-Config = Annotated[str | None, _option("A YAML file, or the name of a shipped configuration.", metavar="FILE|NAME")]
+Config = Annotated[
+    str | None,
+    _option(
+        "A YAML file or the name of a shipped configuration.", metavar="FILE|NAME", complete=completion.configurations
+    ),
+]
 
-Set = Annotated[list[str] | None, _option("Change one setting; repeatable.", "--set", metavar="SECTION.KEY=VALUE")]
+Set = Annotated[
+    list[str] | None,
+    _option("Change one setting; repeatable.", "--set", metavar="SECTION.KEY=VALUE", complete=completion.settings),
+]
 
-Data = Annotated[Path | None, _option("A prepared folder [default: the configuration's].", metavar="DIR")]
+Data = Annotated[
+    Path | None,
+    _option(
+        "Prepared data folder [default: that of the configuration].", metavar="DIR", complete=completion.data_folders
+    ),
+]
 
-Run = Annotated[Path | None, _argument("A run folder [default: runs/latest].", "RUN")]
+Run = Annotated[Path | None, _argument("Run folder [default: runs/latest].", "RUN", completion.runs)]
 
 # prepare
 Corpus = Annotated[
@@ -44,9 +66,9 @@ Corpus = Annotated[
     _argument(f"{corpora.CHOICES} [default: {corpora.BUNDLED}].", "CORPUS"),
 ]
 
-OutputFolder = Annotated[Path | None, _option("Folder to write [default: data/NAME].", "--output", "-o", metavar="DIR")]
+OutputFolder = Annotated[Path | None, _option("Output folder [default: data/NAME].", "--output", "-o", metavar="DIR")]
 
-_SIDES = "split ready-made, as two files (.gz too)."
+_SIDES = "split, ready-made, as two line-aligned files (.gz too)."
 
 TrainSides = Annotated[tuple[Path, Path] | None, _option(f"Training {_SIDES}", "--train", metavar="SRC TGT")]
 
@@ -56,133 +78,157 @@ TestSides = Annotated[tuple[Path, Path] | None, _option(f"Test {_SIDES}", "--tes
 
 Archive = Annotated[
     Path | None,
-    _option("A local Tatoeba archive, instead of a download (PROJTRANS_TATOEBA does the same).", metavar="FILE"),
+    _option("Local Tatoeba archive, in place of a download (or set PROJTRANS_TATOEBA).", metavar="FILE"),
 ]
 
-Direction = Annotated[str | None, _option(f"{', '.join(get_args(corpora.Direction))}.", metavar="WAY")]
+Direction = Annotated[
+    str | None,
+    _option(
+        f"{', '.join(get_args(corpora.Direction))}.", metavar="WAY", complete=completion.choices("corpus.direction")
+    ),
+]
 
-Split = Annotated[str | None, _option("grouped (nothing leaks) or random (the paper's).", metavar="HOW")]
+Split = Annotated[
+    str | None,
+    _option(
+        "grouped (no leakage) or random (as in the paper).", metavar="HOW", complete=completion.choices("corpus.split")
+    ),
+]
 
 SplitSeed = Annotated[int | None, _option("Seed of the split.", "--seed", metavar="N")]
 
-TokenizerKind = Annotated[str | None, _option("bpe, unigram or word.", "--tokenizer", metavar="KIND")]
-
-VocabSize = Annotated[int | None, _option("Pieces, special ones included.", metavar="N")]
-
-PrepareThreads = Annotated[
-    int | None, _option("As in every command; preparing takes one.", "--threads", metavar="N", minimum=1)
+TokenizerKind = Annotated[
+    str | None,
+    _option("bpe, unigram or word.", "--tokenizer", metavar="KIND", complete=completion.choices("corpus.tokenizer")),
 ]
 
-Force = Annotated[bool, _option("Prepare anew over what is there.", "--force")]
+VocabSize = Annotated[int | None, _option("Vocabulary size, special tokens included.", metavar="N")]
+
+PrepareThreads = Annotated[
+    int | None, _option("Accepted as in every command; preparing uses one thread.", "--threads", metavar="N", minimum=1)
+]
+
+Force = Annotated[bool, _option("Overwrite a folder that was prepared differently.", "--force")]
 
 # train
-RunFolder = Annotated[Path | None, _option("The run folder [default: runs/CONFIG-KIND].", "--run", metavar="DIR")]
+RunFolder = Annotated[
+    Path | None, _option("Run folder [default: runs/CONFIG-KIND].", "--run", metavar="DIR", complete=completion.runs)
+]
 
-Attention = Annotated[str | None, _option("standard or projection.", metavar="KIND")]
+Attention = Annotated[
+    str | None, _option("standard or projection.", metavar="KIND", complete=completion.choices("model.attention.kind"))
+]
 
 SigmaSelf = Annotated[float | None, _option("Initial σ of self-attention (projection).", metavar="X")]
 
 SigmaCross = Annotated[float | None, _option("Initial σ of cross-attention (projection).", metavar="X")]
 
-Seed = Annotated[int | None, _option("Seed of weights, data order and dropout.", metavar="N")]
+Seed = Annotated[int | None, _option("Seed of initialization, data order and dropout.", metavar="N")]
 
-MaxMinutes = Annotated[float | None, _option("Stop after so many minutes (training.minutes).", metavar="N")]
+MaxMinutes = Annotated[float | None, _option("Stop after N minutes (training.minutes).", metavar="N")]
 
-Resume = Annotated[bool, _option("Go on with a run [default: runs/latest].", "--resume")]
+Resume = Annotated[bool, _option("Resume a run [default: runs/latest].", "--resume")]
 
 AllowChanges = Annotated[
     bool,
-    _option("With --resume: go on with other settings than before, where the weights can.", "--allow-changes"),
+    _option("With --resume: allow changed settings that the saved weights are compatible with.", "--allow-changes"),
 ]
 
 DryRun = Annotated[
     bool,
-    _option("Train nothing: print size, batches, peak memory and estimated time, measured in a minute.", "--dry-run"),
+    _option(
+        "Do not train: print model size, batches, peak memory and estimated time, measured in about a minute.",
+        "--dry-run",
+    ),
 ]
 
 # evaluate and translate
 BeamSize = Annotated[
     int | None,
-    _option("Hypotheses kept a step; 1 is greedy [default: the run's, 5 unless set].", metavar="N", minimum=1),
+    _option("Beam size; 1 is greedy [default: the run's, 5 unless set].", metavar="N", minimum=1),
 ]
 
 LengthPenalty = Annotated[
     float | None,
-    _option("Length penalty ((5 + length) / 6)^α (GNMT) [default: the run's, 1.0 unless set].", metavar="α"),
+    _option("α of the GNMT length penalty ((5 + length) / 6)^α [default: the run's, 1.0 unless set].", metavar="α"),
 ]
 
 ScoredSplit = Annotated[Literal["test", "valid"], _option("test or valid [default: test].")]
 
-Source = Annotated[Path | None, _option("Own sentences, one a line, instead of a split.", metavar="FILE")]
+Source = Annotated[
+    Path | None, _option("Your own source sentences, one per line, in place of a split.", metavar="FILE")
+]
 
-Reference = Annotated[Path | None, _option("Their translations, line by line.", metavar="FILE")]
+Reference = Annotated[Path | None, _option("Their reference translations, line by line.", metavar="FILE")]
 
-Json = Annotated[bool, _option("One JSON object on standard output instead of the table.", "--json")]
+Json = Annotated[bool, _option("Print one JSON object in place of the table.", "--json")]
 
-Hypotheses = Annotated[Path | None, _option("Write the translations, one a line.", metavar="FILE")]
+Hypotheses = Annotated[Path | None, _option("Write the translations, one per line.", metavar="FILE")]
 
-JsonFile = Annotated[Path | None, _option("Write the JSON object.", "--output", metavar="FILE")]
+JsonFile = Annotated[Path | None, _option("Write the JSON object to a file.", "--output", metavar="FILE")]
 
 Text = Annotated[list[str] | None, _argument("Sentences to translate.", "TEXT")]
 
-Model = Annotated[Path | None, _option("A run folder [default: runs/latest].", metavar="RUN")]
+Model = Annotated[Path | None, _option("Run folder [default: runs/latest].", metavar="RUN", complete=completion.runs)]
 
 Input = Annotated[str | None, _option("Translate a file line by line; - is standard input.", metavar="FILE|-")]
 
 Output = Annotated[str | None, _option("Write to a file; - is standard output.", metavar="FILE|-")]
 
 NBest = Annotated[
-    int, _option("Translations a sentence [default: 1]; more than 1 with tsv or json.", metavar="N", minimum=1)
+    int, _option("Translations per sentence [default: 1]; more than 1 needs tsv or json.", metavar="N", minimum=1)
 ]
 
 Format = Annotated[
     Literal["text", "tsv", "json"],
-    _option("text: a translation a line; tsv: score and translation; json: an object a line [default: text]."),
+    _option("text: one translation per line; tsv: score and translation; json: one object per line [default: text]."),
 ]
 
 Alignment = Annotated[
     bool,
     _option(
-        "Align words by cross-attention: pairs source-target from 0; with tsv or json, torch engine.", "--alignment"
+        "Add word alignments (source-target pairs from 0) from cross-attention; needs tsv or json, torch engine.",
+        "--alignment",
     ),
 ]
 
 CopyUnknown = Annotated[
     bool,
     _option(
-        "Copy emoji, other scripts, addresses and long numbers (torch engine; docs/translate.md).", "--copy-unknown"
+        "Copy emoji, other scripts, addresses and long numbers (torch engine; see docs/translate.md).",
+        "--copy-unknown",
     ),
 ]
 
 Sentences = Annotated[
     bool,
-    _option("Translate every sentence of a line by itself, not only where the line is too long.", "--sentences"),
+    _option("Translate each sentence of a line separately, not only where the line is too long.", "--sentences"),
 ]
 
 MinLength = Annotated[
     int | None,
-    _option("No end before so many pieces, the end counted [default: the run's, 1 unless set].", metavar="N"),
+    _option("Minimum length in tokens, EOS included [default: the run's, 1 unless set].", metavar="N"),
 ]
 
 MaxLength = Annotated[
     int | None,
-    _option("At most so many pieces, the end counted [default: the run's, by source length unless set].", metavar="N"),
+    _option("Maximum length in tokens, EOS included [default: the run's, by source length unless set].", metavar="N"),
 ]
 
 NoRepeatNgram = Annotated[
     int | None,
-    _option("No run of N pieces twice in a translation; 0 allows all [default: the run's, 0 unless set].", metavar="N"),
+    _option("Never repeat an n-gram of N tokens; 0 turns this off [default: the run's, 0 unless set].", metavar="N"),
 ]
 
 Prefix = Annotated[
     str | None,
-    _option("What every translation begins with; a space at its end closes its last word.", "--prefix", metavar="TEXT"),
+    _option("Begin every translation with TEXT; a trailing space completes its last word.", "--prefix", metavar="TEXT"),
 ]
 
 Sample = Annotated[
     bool | None,
     _option(
-        "Draw translations at random, --n-best N independent ones, instead of searching for the best [default: the "
+        "Sample translations (--n-best N: N independent samples) in place of searching for the best [default: the "
         "run's, --no-sample unless set].",
         "--sample/--no-sample",
     ),
@@ -190,44 +236,46 @@ Sample = Annotated[
 
 Temperature = Annotated[
     float | None,
-    _option(
-        "Of --sample: below 1 more probable pieces, above 1 others [default: the run's, 1 unless set].", metavar="T"
-    ),
+    _option("With --sample: softmax temperature [default: the run's, 1 unless set].", metavar="T"),
 ]
 
 TopK = Annotated[
     int | None,
-    _option("Of --sample: from the K most probable pieces; 0: all [default: the run's, 0 unless set].", metavar="K"),
+    _option(
+        "With --sample: draw from the K most probable tokens; 0: from all [default: the run's, 0 unless set].",
+        metavar="K",
+    ),
 ]
 
 SampleSeed = Annotated[
     int | None,
-    _option("Of --sample: the same gives the same samples [default: the run's, 1 unless set].", "--seed", metavar="N"),
+    _option("With --sample: random seed [default: the run's, 1 unless set].", "--seed", metavar="N"),
 ]
 
 TokenScores = Annotated[
-    bool, _option("With tsv or json: the pieces of every translation and their log-probabilities.", "--token-scores")
+    bool,
+    _option("With tsv or json: add the tokens of every translation and their log-probabilities.", "--token-scores"),
 ]
 
 OnError = Annotated[
     Literal["fail", "blank", "copy"],
     _option(
-        "What a line gives that cannot be translated, one that is not UTF-8 say: fail ends with its number; blank: an "
-        "empty line, copy: itself, each with a warning [default: fail].",
+        "For a line that cannot be translated, such as one that is not UTF-8: fail (stop, name the line), or warn and "
+        "write an empty line (blank) or the line itself (copy) [default: fail].",
     ),
 ]
 
 Buffer = Annotated[
     float,
     _option(
-        "How long a line from a pipe may wait for others to be translated with it; 0 takes what is there [default: 0].",
+        "How long a line from a pipe may wait for more lines to be translated with it; 0: not at all [default: 0].",
         metavar="SECONDS",
     ),
 ]
 
 ResumeTranslation = Annotated[
     bool,
-    _option("From --input FILE to --output FILE: go on where that was stopped.", "--resume"),
+    _option("With --input FILE and --output FILE: resume an interrupted translation.", "--resume"),
 ]
 
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
@@ -235,7 +283,7 @@ Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--
 Engine = Annotated[
     Literal["auto", "torch", "onnx"],
     _option(
-        "torch, onnx (needs projtrans[fast]), or auto: onnx where the run was exported and no GPU is there "
+        "torch, onnx (needs projtrans[fast]), or auto: onnx if the run has been exported and there is no GPU "
         "[default: auto]."
     ),
 ]
@@ -243,36 +291,42 @@ Engine = Annotated[
 Precision = Annotated[
     Literal["float32", "bf16", "int8"] | None,
     _option(
-        "float32, bf16 (torch; fast where the processor multiplies it) or int8 (onnx) [default: float32, or the most "
-        "exact export]."
+        "float32, bf16 (torch; fast on CPUs with bfloat16 instructions) or int8 (onnx) [default: float32, or the most "
+        "precise export]."
     ),
 ]
 
 # export
-GraphFormat = Annotated[Literal["onnx"], _option("onnx.", "--format")]
+GraphFormat = Annotated[Literal["onnx"], _option("onnx, the only format.", "--format")]
 
 Precisions = Annotated[
     list[str] | None,
-    _option("float32, or int8 weights; repeatable [default: float32].", "--precision", metavar="P"),
+    _option("float32 or int8 (weights); repeatable [default: float32].", "--precision", metavar="P"),
 ]
 
 # compare
-Runs = Annotated[list[Path], _argument("Run folders, the baseline first; runs of one side in any order.", "RUN")]
+Runs = Annotated[
+    list[Path],
+    _argument(
+        "Run folders, the baseline first; runs that differ only in their seed form one system.", "RUN", completion.runs
+    ),
+]
 
 DataFolders = Annotated[
     list[Path] | None,
     _option(
-        "A prepared folder, repeatable: a run takes the one with its tokenizer [default: its own].",
+        "Prepared data folder; repeatable: each run uses the one with its tokenizer [default: its own].",
         "--data",
         metavar="DIR",
+        complete=completion.data_folders,
     ),
 ]
 
 Prompts = Annotated[
     list[str] | None,
     _option(
-        "Translate this side by side; repeatable [default: six sentences of ours, of which the first English one is "
-        "the paper's; six of the test split where its languages are not known].",
+        "Translate TEXT with every system; repeatable [default: six built-in sentences, the first English one from the "
+        "paper; the first six test sentences for other languages].",
         "--prompt",
         metavar="TEXT",
     ),
@@ -281,7 +335,7 @@ Prompts = Annotated[
 Figures = Annotated[
     list[Path] | None,
     _option(
-        "Draw loss and accuracy per epoch (Figure 2 of the paper) into a .png or .svg file; repeatable. Needs "
+        "Plot loss and accuracy per epoch (Figure 2 of the paper) to a .png or .svg file; repeatable. Needs "
         "projtrans[plots].",
         "--figure",
         metavar="FILE",
@@ -290,5 +344,5 @@ Figures = Annotated[
 
 ReportFormat = Annotated[
     Literal["text", "markdown", "json"],
-    _option("text: tables; markdown; json: one object [default: text].", "--format"),
+    _option("text (tables), markdown or json (one object) [default: text].", "--format"),
 ]

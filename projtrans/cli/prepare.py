@@ -23,9 +23,10 @@ def prepare(
     threads: o.PrepareThreads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Prepare training data from a corpus: read it strictly, split it, train its tokenizer.
+    """Prepare training data from a corpus.
 
-    Settings come from --config, or from the configuration shipped for the corpus.
+    The corpus is read strictly and split, and its tokenizer is trained. Settings come from --config, or from the
+    configuration shipped for the corpus.
 
     Example: projtrans prepare tatoeba-spa-eng
     """

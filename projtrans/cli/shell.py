@@ -1,6 +1,6 @@
-"""Where a command meets the shell: errors become a line and an exit status; signals, pipes, the allocator.
+"""Where a command meets the shell: errors become one line and an exit status; signals, pipes, the memory allocator.
 
-What renders is imported when there is something to say.
+Knows no command. The console is imported only when there is something to print.
 """
 
 import contextlib
@@ -22,25 +22,25 @@ from projtrans.errors import ProjtransError
 
 
 class Closed(io.TextIOBase):
-    """A standard output that the caller has closed: who writes to it is told, who has nothing to write is not."""
+    """Stands in for a standard output that the caller has closed: an error only for a command that writes to it."""
 
     encoding = "utf-8"
 
     @property
     def buffer(self) -> "Closed":
-        """Bytes go the same way."""
+        """The same object: writing bytes fails alike."""
         return self
 
     def write(self, data: str | bytes) -> int:
-        """Raise OSError."""
+        """Raise OSError (EBADF)."""
         raise OSError(errno.EBADF, "closed; give it a place to go, or name a file by --output", "standard output")
 
 
 class Commands(TyperGroup):
-    """The commands, behind the one wall where errors become a line and an exit status."""
+    """The group of commands: the one place where errors become a line and an exit status."""
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run the command line and exit with its status."""
+        """Run the command line, then exit with its status."""
         if sys.stdout is None:  # `>&-`
             sys.stdout = Closed()
         try:
@@ -52,14 +52,14 @@ class Commands(TyperGroup):
             status = _fail(_usage(error), 2)
         except KeyboardInterrupt:
             status = _fail("interrupted", 130)
-        except BrokenPipeError:  # the reader has left: so do we, and what Python would still flush goes nowhere
+        except BrokenPipeError:  # the reader has gone; discard what Python would still flush at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = 0
         except OSError as error:
             status = _fail(f"{error.filename or 'writing'}: {error.strerror or error}", 1)
         status = status if isinstance(status, int) else 0
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # Threads of gloo may outlive their process group, and abort an interpreter that takes itself down.
+            # Threads of gloo may outlive their process group and abort an interpreter that shuts down normally.
             sys.stderr.flush()
             os._exit(status)
         raise SystemExit(status)
@@ -68,7 +68,7 @@ class Commands(TyperGroup):
 def _fail(message: str, status: int) -> int:
     from projtrans.cli import console
 
-    with contextlib.suppress(OSError):  # standard error that goes nowhere: the status still tells
+    with contextlib.suppress(OSError):  # standard error is closed: the exit status remains
         console.error(message)
     return status
 
@@ -79,12 +79,12 @@ def _usage(error: Exception) -> str:
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM cleans up like any other end of a command."""
+    """On SIGTERM, exit through the usual clean-up."""
     raise SystemExit(128 + number)
 
 
 def write(lines: Iterator[str], output: str | None) -> None:
-    """Lines to a file that is replaced when they are all there; to standard output or a device each as it comes."""
+    """Write lines to a file, replaced once all are there, or one by one to standard output or a device."""
     if output is None or output == "-":
         _put(lines, sys.stdout.buffer)
     elif (path := Path(output)).exists() and not path.is_file() and not path.is_dir():  # /dev/null, a named pipe
@@ -101,7 +101,7 @@ def _put(lines: Iterator[str], stream: BinaryIO) -> None:
 
 
 def noting(quiet: bool) -> Callable[[str], None]:
-    """What prints a line to standard error, unless it is to be quiet."""
+    """A function that prints a line to standard error, or nothing if `quiet`."""
 
     def note(message: str) -> None:
         from projtrans.cli import console
@@ -112,9 +112,9 @@ def noting(quiet: bool) -> Callable[[str], None]:
 
 
 def tune_allocator() -> None:
-    """Keep freed memory instead of giving it back to the system at every step (glibc only; docs/benchmarks.md).
+    """Keep freed memory instead of returning it to the system at every step (glibc only).
 
-    Without it much of a training step goes to page faults. Has to happen before torch is imported.
+    Otherwise much of a training step is spent on page faults. Takes effect only before torch is imported.
     """
     M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
     try:

@@ -29,9 +29,9 @@ def train(
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train a model into a run folder; with --resume, go on where a run was stopped.
+    """Train a model in a new run folder, or --resume a stopped run.
 
-    The default configuration is phrasebook; where nothing is prepared, the corpus is prepared first.
+    The default configuration is phrasebook. A corpus that has not been prepared is prepared first.
 
     Example: projtrans train --attention projection
     """

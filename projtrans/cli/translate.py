@@ -50,10 +50,10 @@ def translate(
     threads: o.Threads = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Translate arguments, a stream or a file, or at a prompt.
+    """Translate arguments, a file or a stream, or at a prompt.
 
-    With TEXT, one translation a line. With input from a pipe or --input, one output line for every input line, in
-    order, blank lines kept. Otherwise, on a terminal, an interactive prompt.
+    With TEXT, one translation per line. With --input or input from a pipe, one output line per input line, in order,
+    blank lines kept. Otherwise, on a terminal, an interactive prompt.
 
     Example: printf 'Hello.\\n' | projtrans translate
     """
