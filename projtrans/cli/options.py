@@ -5,8 +5,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from projtrans.cli import completion
-from projtrans.cli.completion import Complete
+from projtrans.cli.completion import Complete, choices, configurations, data_folders, runs, settings
 from projtrans.data import corpora
 
 
@@ -41,24 +40,20 @@ Device = Annotated[str, _option("auto, cpu, cuda or cuda:N [default: auto].", me
 # Configuration and folders
 Config = Annotated[
     str | None,
-    _option(
-        "A YAML file or the name of a shipped configuration.", metavar="FILE|NAME", complete=completion.configurations
-    ),
+    _option("A YAML file or the name of a shipped configuration.", metavar="FILE|NAME", complete=configurations),
 ]
 
 Set = Annotated[
     list[str] | None,
-    _option("Change one setting; repeatable.", "--set", metavar="SECTION.KEY=VALUE", complete=completion.settings),
+    _option("Change one setting; repeatable.", "--set", metavar="SECTION.KEY=VALUE", complete=settings),
 ]
 
 Data = Annotated[
     Path | None,
-    _option(
-        "Prepared data folder [default: that of the configuration].", metavar="DIR", complete=completion.data_folders
-    ),
+    _option("Prepared data folder [default: that of the configuration].", metavar="DIR", complete=data_folders),
 ]
 
-Run = Annotated[Path | None, _argument("Run folder [default: runs/latest].", "RUN", completion.runs)]
+Run = Annotated[Path | None, _argument("Run folder [default: runs/latest].", "RUN", runs)]
 
 # prepare
 Corpus = Annotated[
@@ -77,29 +72,23 @@ ValidSides = Annotated[tuple[Path, Path] | None, _option(f"Validation {_SIDES}",
 TestSides = Annotated[tuple[Path, Path] | None, _option(f"Test {_SIDES}", "--test", metavar="SRC TGT")]
 
 Archive = Annotated[
-    Path | None,
-    _option("Local Tatoeba archive, in place of a download (or set PROJTRANS_TATOEBA).", metavar="FILE"),
+    Path | None, _option("Local Tatoeba archive, in place of a download (or set PROJTRANS_TATOEBA).", metavar="FILE")
 ]
 
 Direction = Annotated[
     str | None,
-    _option(
-        f"{', '.join(get_args(corpora.Direction))}.", metavar="WAY", complete=completion.choices("corpus.direction")
-    ),
+    _option(f"{', '.join(get_args(corpora.Direction))}.", metavar="WAY", complete=choices("corpus.direction")),
 ]
 
 Split = Annotated[
     str | None,
-    _option(
-        "grouped (no leakage) or random (as in the paper).", metavar="HOW", complete=completion.choices("corpus.split")
-    ),
+    _option("grouped (no leakage) or random (as in the paper).", metavar="HOW", complete=choices("corpus.split")),
 ]
 
 SplitSeed = Annotated[int | None, _option("Seed of the split.", "--seed", metavar="N")]
 
 TokenizerKind = Annotated[
-    str | None,
-    _option("bpe, unigram or word.", "--tokenizer", metavar="KIND", complete=completion.choices("corpus.tokenizer")),
+    str | None, _option("bpe, unigram or word.", "--tokenizer", metavar="KIND", complete=choices("corpus.tokenizer"))
 ]
 
 VocabSize = Annotated[int | None, _option("Vocabulary size, special tokens included.", metavar="N")]
@@ -112,11 +101,11 @@ Force = Annotated[bool, _option("Overwrite a folder that was prepared differentl
 
 # train
 RunFolder = Annotated[
-    Path | None, _option("Run folder [default: runs/CONFIG-KIND].", "--run", metavar="DIR", complete=completion.runs)
+    Path | None, _option("Run folder [default: runs/CONFIG-KIND].", "--run", metavar="DIR", complete=runs)
 ]
 
 Attention = Annotated[
-    str | None, _option("standard or projection.", metavar="KIND", complete=completion.choices("model.attention.kind"))
+    str | None, _option("standard or projection.", metavar="KIND", complete=choices("model.attention.kind"))
 ]
 
 SigmaSelf = Annotated[float | None, _option("Initial σ of self-attention (projection).", metavar="X")]
@@ -144,8 +133,7 @@ DryRun = Annotated[
 
 # evaluate and translate
 BeamSize = Annotated[
-    int | None,
-    _option("Beam size; 1 is greedy [default: the run's, 5 unless set].", metavar="N", minimum=1),
+    int | None, _option("Beam size; 1 is greedy [default: the run's, 5 unless set].", metavar="N", minimum=1)
 ]
 
 LengthPenalty = Annotated[
@@ -169,7 +157,7 @@ JsonFile = Annotated[Path | None, _option("Write the JSON object to a file.", "-
 
 Text = Annotated[list[str] | None, _argument("Sentences to translate.", "TEXT")]
 
-Model = Annotated[Path | None, _option("Run folder [default: runs/latest].", metavar="RUN", complete=completion.runs)]
+Model = Annotated[Path | None, _option("Run folder [default: runs/latest].", metavar="RUN", complete=runs)]
 
 Input = Annotated[str | None, _option("Translate a file line by line; - is standard input.", metavar="FILE|-")]
 
@@ -195,19 +183,16 @@ Alignment = Annotated[
 CopyUnknown = Annotated[
     bool,
     _option(
-        "Copy emoji, other scripts, addresses and long numbers (torch engine; see docs/translate.md).",
-        "--copy-unknown",
+        "Copy emoji, other scripts, addresses and long numbers (torch engine; see docs/translate.md).", "--copy-unknown"
     ),
 ]
 
 Sentences = Annotated[
-    bool,
-    _option("Translate each sentence of a line separately, not only where the line is too long.", "--sentences"),
+    bool, _option("Translate each sentence of a line separately, not only where the line is too long.", "--sentences")
 ]
 
 MinLength = Annotated[
-    int | None,
-    _option("Minimum length in tokens, EOS included [default: the run's, 1 unless set].", metavar="N"),
+    int | None, _option("Minimum length in tokens, EOS included [default: the run's, 1 unless set].", metavar="N")
 ]
 
 MaxLength = Annotated[
@@ -235,8 +220,7 @@ Sample = Annotated[
 ]
 
 Temperature = Annotated[
-    float | None,
-    _option("With --sample: softmax temperature [default: the run's, 1 unless set].", metavar="T"),
+    float | None, _option("With --sample: softmax temperature [default: the run's, 1 unless set].", metavar="T")
 ]
 
 TopK = Annotated[
@@ -248,8 +232,7 @@ TopK = Annotated[
 ]
 
 SampleSeed = Annotated[
-    int | None,
-    _option("With --sample: random seed [default: the run's, 1 unless set].", "--seed", metavar="N"),
+    int | None, _option("With --sample: random seed [default: the run's, 1 unless set].", "--seed", metavar="N")
 ]
 
 TokenScores = Annotated[
@@ -261,7 +244,7 @@ OnError = Annotated[
     Literal["fail", "blank", "copy"],
     _option(
         "For a line that cannot be translated, such as one that is not UTF-8: fail (stop, name the line), or warn and "
-        "write an empty line (blank) or the line itself (copy) [default: fail].",
+        "write an empty line (blank) or the line itself (copy) [default: fail]."
     ),
 ]
 
@@ -274,8 +257,7 @@ Buffer = Annotated[
 ]
 
 ResumeTranslation = Annotated[
-    bool,
-    _option("With --input FILE and --output FILE: resume an interrupted translation.", "--resume"),
+    bool, _option("With --input FILE and --output FILE: resume an interrupted translation.", "--resume")
 ]
 
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
@@ -300,16 +282,13 @@ Precision = Annotated[
 GraphFormat = Annotated[Literal["onnx"], _option("onnx, the only format.", "--format")]
 
 Precisions = Annotated[
-    list[str] | None,
-    _option("float32 or int8 (weights); repeatable [default: float32].", "--precision", metavar="P"),
+    list[str] | None, _option("float32 or int8 (weights); repeatable [default: float32].", "--precision", metavar="P")
 ]
 
 # compare
 Runs = Annotated[
     list[Path],
-    _argument(
-        "Run folders, the baseline first; runs that differ only in their seed form one system.", "RUN", completion.runs
-    ),
+    _argument("Run folders, the baseline first; runs that differ only in their seed form one system.", "RUN", runs),
 ]
 
 DataFolders = Annotated[
@@ -318,7 +297,7 @@ DataFolders = Annotated[
         "Prepared data folder; repeatable: each run uses the one with its tokenizer [default: its own].",
         "--data",
         metavar="DIR",
-        complete=completion.data_folders,
+        complete=data_folders,
     ),
 ]
 
