@@ -25,8 +25,8 @@ Section = TypeVar("Section")
 
 
 Affects = Literal["weights", "start", "update", "order", "outcome", "limit"]
-"""What a setting affects. The first is the default, since it permits least; a resumed run may change only the last
-freely, and the first two never. Settings of `weights`, `update` and `order` affect the time of an update.
+"""What a setting affects; the first is the default, since it permits least. A resumed run may change the last freely
+and the first two never. Settings of `weights`, `update` and `order` affect the time of an update.
 
     weights   which weights there are and what they mean
     start     the data and weights that training starts from
@@ -45,12 +45,13 @@ def setting(
     above: float | None = None,
     maximum: float | None = None,
     below: float | None = None,
-    affects: Affects = "weights",
+    affects: Affects | None = None,
     removed: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Any:
     """A dataclass field with its documentation and its range (`minimum`, `maximum` inclusive; `above`, `below` not).
 
-    removed: values that old configurations may hold, each with the version that removed it and a remedy.
+    affects: None: what the section does, by the field that holds it. removed: values that old configurations may hold,
+    each with the version that removed it and a remedy.
     """
     bounds = {"≥": minimum, ">": above, "≤": maximum, "<": below}
     given = {sign: bound for sign, bound in bounds.items() if bound is not None}
@@ -265,7 +266,7 @@ def _check_bounds(value: Any, path: str, metadata: Mapping[str, Any]) -> None:
 
 def describe(section: Any, path: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Every setting below a section: dotted path (with its kind, if any), type and range, default, documentation."""
-    for dotted, kind, hint, field in _settings(section, path):
+    for dotted, kind, hint, field, _ in _settings(section, path):
         bounds = " and ".join(f"{sign} {bound:g}" for sign, bound in field.metadata.get("bounds", {}).items())
         shown = f"{dotted} ({kind})" if kind else dotted
         yield shown, f"{_expected(hint)} {bounds}".strip(), _shown(field.default), field.metadata.get("doc", "")
@@ -273,25 +274,27 @@ def describe(section: Any, path: str = "") -> Iterator[tuple[str, str, str, str]
 
 def affected(section: Any) -> dict[str, Affects]:
     """What every setting below a section affects, by dotted path; settings of all kinds are included."""
-    return {path: field.metadata.get("affects", "weights") for path, _, _, field in _settings(section)}
+    return {path: affects for path, *_, affects in _settings(section)}
 
 
-def _settings(section: Any, path: str = "", kind: str = "") -> Iterator[tuple[str, str, Any, "dataclasses.Field[Any]"]]:
-    """Every setting below a section: dotted path, the kind that it belongs to (or ""), type, field; `kind` once."""
+def _settings(
+    section: Any, path: str = "", kind: str = "", affects: Affects = "weights"
+) -> Iterator[tuple[str, str, Any, "dataclasses.Field[Any]", Affects]]:
+    """Every setting below a section: dotted path, the kind that it belongs to (or ""), type, field, what it affects."""
     hints = typing.get_type_hints(section)
     fields = dataclasses.fields(section)
     if hasattr(section, "kinds") and not kind:
         field = next(field for field in fields if field.name == "kind")
-        yield _join(path, "kind"), "", Literal[tuple(section.kinds())], field
+        yield _join(path, "kind"), "", Literal[tuple(section.kinds())], field, affects
         for name, variant in section.kinds().items():
-            yield from _settings(variant, path, name)
+            yield from _settings(variant, path, name, affects)
         return
     for field in fields:
-        hint, dotted = hints[field.name], _join(path, field.name)
+        hint, dotted, own = hints[field.name], _join(path, field.name), field.metadata.get("affects") or affects
         if dataclasses.is_dataclass(hint):
-            yield from _settings(hint, dotted, kind)
+            yield from _settings(hint, dotted, kind, own)
         elif not (kind and field.name == "kind"):
-            yield dotted, kind, hint, field
+            yield dotted, kind, hint, field, own
 
 
 def _expected(hint: Any) -> str:

@@ -21,7 +21,7 @@ class OptimizerConfig:
     """How gradients change the weights."""
 
     optimizer: Literal["adamw", "rmsprop"] = setting(
-        "adamw", "adamw (Loshchilov & Hutter 2019) or rmsprop (as in Keras)"
+        "adamw", "adamw (Loshchilov & Hutter 2019) or rmsprop (as in Keras)", affects="weights"
     )
     learning_rate: float = setting(1e-3, "peak learning rate", above=0, affects="outcome")
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = setting(
@@ -29,32 +29,18 @@ class OptimizerConfig:
         "after the warm-up: cosine to 0 at the last update, inverse square root of the update, or constant",
         affects="outcome",
     )
-    warmup_updates: int = setting(
-        500, "updates of linear warm-up, at most a tenth of all", minimum=0, affects="outcome"
-    )
+    warmup_updates: int = setting(500, "updates of linear warm-up, at most 10 % of all", minimum=0, affects="outcome")
     weight_decay: float = setting(
         0.01, "decay of matrices, not of biases, norms, σ and τ (adamw only)", minimum=0, affects="outcome"
     )
-    beta1: float = setting(0.9, "decay of the first moment (adamw)", minimum=0, below=1, affects="outcome")
-    beta2: float = setting(
-        0.98,
-        "decay of the second moment (adamw), of the squared gradient (rmsprop)",
-        above=0,
-        below=1,
-        affects="outcome",
-    )
+    beta1: float = setting(0.9, "decay of the first moment (adamw only)", minimum=0, below=1, affects="outcome")
+    beta2: float = setting(0.98, "decay of the second moment", above=0, below=1, affects="outcome")
     sigma_rate: float = setting(
-        10.0, "learning rate of log σ and log τ, relative to the others'", above=0, affects="outcome"
+        10.0, "learning rate of log σ and log τ relative to that of the other weights", above=0, affects="outcome"
     )
-    clip_norm: float | None = setting(
-        1.0, "largest norm of the whole gradient; null: no clipping", above=0, affects="update"
-    )
+    clip_norm: float | None = setting(1.0, "largest norm of the whole gradient; null: no clipping", above=0)
     average: float | None = setting(
-        0.999,
-        "decay per update of the moving average of the weights, which is what is saved; null: none",
-        above=0,
-        below=1,
-        affects="update",
+        0.999, "decay per update of the moving average of the weights that is saved; null: none", above=0, below=1
     )
 
     def __post_init__(self) -> None:
@@ -73,20 +59,17 @@ class TrainingConfig(OptimizerConfig):
         None, "largest number of sentence pairs per batch; null: no limit", minimum=1, affects="order"
     )
     by_length: bool = setting(
-        True, "batches of similar length; false: of batch_sentences random pairs", affects="order"
+        True, "batch pairs of similar length; false: batch_sentences random pairs", affects="order"
     )
     accumulation: int = setting(1, "batches per update", minimum=1, affects="order")
-    label_smoothing: float = setting(0.1, "ε of label smoothing", minimum=0, below=1, affects="update")
+    label_smoothing: float = setting(0.1, "ε of label smoothing", minimum=0, below=1)
     r_drop: float | None = setting(
         None,
         "α of R-Drop (Liang et al. 2021, who use 5 for translation): two passes with different dropout are made to "
         "agree, which doubles the cost of an update; null: one pass",
         above=0,
-        affects="update",
     )
-    padding_in_loss: bool = setting(
-        False, "learn to predict padding too (the paper; needs model.mask_padding false)", affects="update"
-    )
+    padding_in_loss: bool = setting(False, "learn to predict padding too (the paper; needs model.mask_padding false)")
     epochs: int = setting(20, "passes over the training pairs", minimum=1, affects="limit")
     updates: int | None = setting(
         None, "stop after this many updates, unless epochs end earlier; null: no limit", minimum=1, affects="limit"
@@ -100,7 +83,7 @@ class TrainingConfig(OptimizerConfig):
     best: Literal["loss", "bleu"] = setting("loss", "which score makes a validation the best one", affects="outcome")
     average_checkpoints: int | None = setting(
         None,
-        "at the end, try the mean of this many of the best validated weights, and keep it if it is better; null: no",
+        "finally try the mean of this many of the best validated weights, kept if better; null: no",
         minimum=2,
         affects="outcome",
     )
@@ -114,19 +97,15 @@ class TrainingConfig(OptimizerConfig):
         "sampling a segmentation (Kudo 2018); 0: none. Applies to training pairs, anew every epoch",
         minimum=0,
         maximum=1,
-        affects="update",
     )
     precision: Literal["auto", "fp32", "bf16"] = setting(
-        "auto",
-        "auto: bfloat16 products where the hardware is fast at them",
-        affects="update",
+        "auto", "auto: bfloat16 products where the hardware is fast at them"
     )
     compile: Literal["auto", "none", "static", "graph"] = setting(
         "none",
         "updates of fixed shapes with the corpus on the device: static one operation at a time, graph as CUDA graphs; "
         "auto: graph on a CUDA device if one process trains, without R-Drop, on a corpus of less than a quarter of its "
         "memory; otherwise none. Graphs have not run on a GPU yet",
-        affects="update",
         removed={"inductor": "0.2.0; set it to static or none, which make the same updates"},
     )
     seed: int = setting(1, "seed of the weights, the order of the data and dropout", minimum=0, affects="order")
@@ -134,13 +113,9 @@ class TrainingConfig(OptimizerConfig):
     save_minutes: float = setting(
         5.0, "minutes between two saved states, in addition to the one after every epoch", above=0, affects="outcome"
     )
-    evaluate_test: bool = setting(
-        True, "score the test split at the end, with the decoding settings", affects="outcome"
-    )
+    evaluate_test: bool = setting(True, "score the test split at the end, by the decoding settings", affects="outcome")
     tensorboard: bool = setting(
-        False,
-        "write TensorBoard event files into the run folder (needs projtrans[tensorboard])",
-        affects="limit",
+        False, "write TensorBoard event files into the run folder (needs projtrans[tensorboard])", affects="limit"
     )
     export: bool = setting(
         True, "export the best weights for ONNX Runtime at the end, if projtrans[fast] is installed", affects="outcome"
@@ -153,8 +128,8 @@ class Config:
 
     corpus: CorpusConfig = setting(CorpusConfig, "the parallel text")
     model: ModelConfig = setting(ModelConfig, "the network")
-    training: TrainingConfig = setting(TrainingConfig, "how it learns")
-    decoding: DecodingConfig = setting(DecodingConfig, "how it translates")
+    training: TrainingConfig = setting(TrainingConfig, "how it learns", affects="update")
+    decoding: DecodingConfig = setting(DecodingConfig, "how it translates", affects="outcome")
 
     def __post_init__(self) -> None:
         if self.training.padding_in_loss and self.model.mask_padding:

@@ -20,40 +20,19 @@ SHOWN = ("beam_size", "length_penalty")
 class DecodingConfig:
     """How translations are searched for."""
 
-    beam_size: int = setting(
-        5, "hypotheses kept per sentence at each step; 1 is greedy search", minimum=1, affects="outcome"
-    )
+    beam_size: int = setting(5, "hypotheses kept per sentence at each step; 1 is greedy search", minimum=1)
     length_penalty: float = setting(
-        1.0,
-        "α of ((5 + length) / 6)^α that divides a score; 0 turns it off",
-        minimum=0,
-        maximum=10,
-        affects="outcome",
+        1.0, "α of ((5 + length) / 6)^α that divides a score; 0 turns it off", minimum=0, maximum=10
     )
-    max_length_ratio: float = setting(
-        2.0, "maximum length in tokens: this × source tokens + max_length_offset", minimum=0, affects="outcome"
-    )
-    max_length_offset: int = setting(
-        10, "tokens added to max_length_ratio × source tokens for the maximum length", minimum=1, affects="outcome"
-    )
-    max_length: int | None = setting(
-        None,
-        "maximum length in tokens, EOS included, whatever the length of the source; null: by ratio and offset",
-        minimum=1,
-        affects="outcome",
-    )
-    min_length: int = setting(1, "minimum length in tokens, EOS included", minimum=1, affects="outcome")
-    no_repeat_ngram: int = setting(
-        0, "no n-gram of this many tokens occurs twice in a translation; 0: no limit", minimum=0, affects="outcome"
-    )
-    sample: bool = setting(
-        False, "sample translations from the model's distribution, without a beam", affects="outcome"
-    )
-    temperature: float = setting(
-        1.0, "of sampling: probabilities to the power of 1 / temperature", above=0, affects="outcome"
-    )
-    top_k: int = setting(0, "sample each token from the K most probable; 0: from all", minimum=0, affects="outcome")
-    seed: int = setting(1, "seed of sampling", minimum=0, affects="outcome")
+    max_length_ratio: float = setting(2.0, "maximum length in tokens: this × source tokens + offset", minimum=0)
+    max_length_offset: int = setting(10, "tokens added to ratio × source tokens for the maximum length", minimum=1)
+    max_length: int | None = setting(None, "maximum length in tokens, EOS included, for any source", minimum=1)
+    min_length: int = setting(1, "minimum length in tokens, EOS included", minimum=1)
+    no_repeat_ngram: int = setting(0, "no n-gram of this many tokens twice in a translation; 0: no limit", minimum=0)
+    sample: bool = setting(False, "sample translations from the model's distribution, without a beam")
+    temperature: float = setting(1.0, "of sampling: probabilities to the power of 1 / temperature", above=0)
+    top_k: int = setting(0, "sample each token from the K most probable; 0: from all", minimum=0)
+    seed: int = setting(1, "seed of sampling", minimum=0)
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.min_length > self.max_length:

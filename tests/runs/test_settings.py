@@ -301,14 +301,26 @@ def test_what_settings_affect() -> None:
     assert affecting("weights", "start") == fixed
 
 
-def test_a_setting_affects_the_weights_unless_it_says_otherwise() -> None:
-    """So a setting whose author forgot the question is neither changed in a resumed run nor ignored in a time."""
+def test_a_setting_that_says_nothing_affects_what_its_section_does_and_that_the_weights() -> None:
+    """So a setting whose author forgot the question is not changed unasked in a resumed run."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class New:
-        careless: int = config.setting(1, "new")
+    class Careless:
+        forgotten: int = config.setting(1, "new")
+        considered: int = config.setting(1, "new", affects="limit")
 
-    assert config.affected(New) == {"careless": "weights"}
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Whole:
+        fixed: Careless = config.setting(Careless, "a section that says nothing")
+        free: Careless = config.setting(Careless, "one that does", affects="outcome")
+
+    affects = {"fixed.forgotten": "weights", "free.forgotten": "outcome"}
+    assert config.affected(Whole) == affects | {"fixed.considered": "limit", "free.considered": "limit"}
+    assert {path for path, word in config.affected(Config).items() if word == "update"} == DROPOUTS | {
+        f"training.{name}"
+        for name in ("clip_norm", "average", "label_smoothing", "r_drop", "padding_in_loss", "subword_dropout",
+                     "precision", "compile")
+    }  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------- removed settings
