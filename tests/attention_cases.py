@@ -1,6 +1,6 @@
-"""What the tests of attention share: cases that hold every pair of settings, modules, masks, and an oracle.
+"""What the tests of attention share: cases that cover every pair of settings, modules, masks, and an oracle.
 
-The oracle is the paper transcribed with loops over sentences, heads, queries and keys; autograd makes its gradients.
+The oracle transcribes the paper with loops over sentences, heads, queries and keys; its gradients are autograd's.
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width. Masks: True = may attend.
 """
 
@@ -33,29 +33,29 @@ SETTINGS: dict[str, list[Any]] = {
     "distance": ["dot product", "squared", "euclidean"],
     "role": list(ROLES),
 }
-"""Every switch with its values; the dot product is what `standard` has instead of a distance."""
+"""Every switch with its values; `standard` has the dot product in place of a distance."""
 
 Case = dict[str, Any]
 
 
 def goes_together(case: Case) -> bool:
-    """Whether the settings make an attention."""
+    """Whether the settings can be combined."""
     named = (case["kind"] == "standard") == (case["distance"] == "dot product")
     return named and not (case["values"] == "raw_keys" and case["normalize"] == "none")
 
 
 def all_cases() -> Iterator[Case]:
-    """Every combination, whether it goes together or not."""
+    """Every combination, valid or not."""
     return (dict(zip(SETTINGS, values, strict=True)) for values in itertools.product(*SETTINGS.values()))
 
 
 def pairs(case: Case) -> frozenset[Any]:
-    """The pairs of settings that a case has."""
+    """The pairs of settings in a case."""
     return frozenset(itertools.combinations(case.items(), 2))
 
 
 def covering_array() -> list[Case]:
-    """Cases that hold every pair of settings that any case has: always the one with most pairs that are missing."""
+    """Cases that cover every valid pair of settings, chosen greedily by the number of pairs still missing."""
     cases = [(case, pairs(case)) for case in all_cases() if goes_together(case)]
     missing = set().union(*(held for _, held in cases))
     rows = []
@@ -67,20 +67,20 @@ def covering_array() -> list[Case]:
 
 
 def raw_of(case: Case) -> dict[str, Any]:
-    """The attention section of a case, as YAML gives it."""
+    """The attention section of a case as in YAML."""
     learn = "learn_scale" if case["kind"] == "standard" else "learn_sigma"
     raw = {key: case[key] for key in ("kind", "normalize", "values", "tie_query_key", "decay")} | {learn: case["learn"]}
     return raw if goes_by_dot_product(case) else raw | {"distance": case["distance"]}
 
 
 def goes_by_dot_product(case: Case) -> bool:
-    """Whether there is no distance to speak of."""
+    """Whether there is no distance setting."""
     return case["kind"] == "standard" and case["distance"] == "dot product"
 
 
 @dataclass(frozen=True)
 class Use:
-    """An attention section at one of the places where attention stands."""
+    """An attention section in one role."""
 
     name: str
     raw: Mapping[str, Any]
@@ -96,20 +96,20 @@ class Use:
 
 
 def use_of(case: Case) -> Use:
-    """The use of a case, named by what it has."""
+    """The use of a case, named by its settings."""
     words = [f"{key} {value}" if key in ("decay", "learn") else str(value) for key, value in case.items()]
     words[3] = "tied" if case["tie_query_key"] else "untied"
     return Use("-".join(words).replace(" ", "_"), raw_of(case), case["role"])
 
 
 COVERING = [use_of(case) for case in covering_array()]
-"""Every pair of settings."""
+"""Covers every pair of settings."""
 
 PRESETS = [
     Use(f"{name}-{role}", dump(resolve(read_yaml(find(name))).model.attention), role)
     for name, role in itertools.product(shipped_names(), ROLES)
 ]
-"""The attention of every configuration that is shipped, σ of the paper among them."""
+"""The attention of every shipped configuration, the paper's σ among them."""
 
 EVERY = COVERING + PRESETS
 
@@ -122,7 +122,7 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "Euclidean, not normalised": {"kind": "projection", "normalize": "none", "distance": "euclidean"},
     "decay, the keys as values": {"kind": "projection", "decay": "learned", "values": "keys"},
 }
-"""Whole sections by what they show, for tests that have no need of every pair of settings."""
+"""A few typical sections by name, for tests that need not cover every pair of settings."""
 
 STANDARD, PROJECTION = {"kind": "standard"}, {"kind": "projection"}
 
@@ -139,7 +139,7 @@ def module(
     dropout: float = 0.0,
     dtype: torch.dtype = torch.float64,
 ) -> Any:
-    """An attention module with weights, biases, σ and τ that no symmetry makes alike."""
+    """An attention module whose weights, biases, σ and τ all differ."""
     torch.manual_seed(5)
     config = build(AttentionConfig, dict(raw))
     made = build_attention(config, role, width=width, heads=heads, head_width=head_width, dropout=dropout)
@@ -160,33 +160,33 @@ def of(use: Use, **sizes: Any) -> Any:
 
 
 def paths(made: MultiHeadAttention) -> dict[str, Callable[..., Tensor]]:
-    """The ways to compute it that hold for its equation."""
-    of_keys_alone = made.decay is None or made.role == "decoder"  # what decays both ways is no bias of a key
+    """The implementations that can compute its equation."""
+    of_keys_alone = made.decay is None or made.role == "decoder"  # decay in both directions is no bias per key
     names = {"_plain": True, "_products": made.dot_form, "_fused": made.dot_form and of_keys_alone}
     return {name: getattr(made, name) for name, holds in names.items() if holds}
 
 
 def normal(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Normal numbers, the same ones for a seed in every precision."""
+    """Normal random numbers; a seed gives the same ones in every precision."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def remembered(made: MultiHeadAttention, k_BHSK: Tensor, v_BHSK: Tensor | None = None) -> KeysValues:
-    """A memory of given keys and values."""
+    """A memory with the given keys and values."""
     return KeysValues(k_BHSK, v_BHSK, made._length(k_BHSK))
 
 
 def meeting(made: MultiHeadAttention, t: int = T, s: int = S) -> tuple[Tensor, KeysValues]:
-    """Queries, and the memory that they meet: of two sequences, or the last queries of one where it attends to itself.
+    """Queries and their memory: of two sequences, or in self-attention the last queries of one sequence.
 
-    Nothing is projected together that might be projected apart.
+    Queries and keys are projected separately.
     """
     x, memory = sequences(made, t, s)
     return made.project_queries(x), made.project_keys(memory)
 
 
 def sequences(made: MultiHeadAttention, t: int = T, s: int = S) -> tuple[Tensor, Tensor]:
-    """What asks, [B, T, D], and what is asked, [B, S, D], in the module's precision."""
+    """The sequence of the queries [B, T, D] and that of the keys [B, S, D], in the module's precision."""
     width, dtype = made.qkv.weight.shape[1], made.qkv.weight.dtype
     memory = normal(B, s, width, seed=2, dtype=dtype)
     return (normal(B, t, width, seed=1, dtype=dtype) if made.role == "cross" else memory[:, s - t :].clone()), memory
@@ -202,7 +202,7 @@ BLIND = torch.tensor([True, False])[:, None, None, None].expand(B, 1, 1, S)
 
 @dataclass(frozen=True)
 class Scene:
-    """How many queries meet the S keys, and what they may see."""
+    """How many queries meet the S keys, and what they may attend to."""
 
     name: str
     queries: int
@@ -211,20 +211,20 @@ class Scene:
 
     @property
     def seen(self) -> Tensor:
-        """What may be seen, [B, 1, T, S]."""
+        """The whole mask, [B, 1, T, S]."""
         full = torch.ones(B, 1, self.queries, S, dtype=torch.bool)
         full = full if self.mask is None else full & self.mask
         return full & torch.ones(self.queries, S, dtype=torch.bool).tril(S - self.queries) if self.causal else full
 
 
 def scenes(role: Role) -> list[Scene]:
-    """The masks that a role meets, and any others that the interface allows it."""
+    """The masks that occur in a role, and others that the interface allows."""
     if role == "decoder":
         return [
             Scene("causal", S, None, True),
             Scene("causal with padding", S, PADDING, True),
-            Scene("causal, the last queries alone, as a cache leaves them", 2, None, True),
-            Scene("causal with padding, the last queries alone", 3, PADDING, True),
+            Scene("causal, only the last queries, as with a cache", 2, None, True),
+            Scene("causal with padding, only the last queries", 3, PADDING, True),
             Scene("causal, with empty rows", S, EMPTY_ROWS, True),
         ]
     queries = S if role == "encoder" else T
@@ -232,7 +232,7 @@ def scenes(role: Role) -> list[Scene]:
         Scene("nothing masked", queries, None, False),
         Scene("padding", queries, PADDING, False),
         Scene("any mask, with empty rows", queries, EMPTY_ROWS[:, :, :queries], False),
-        Scene("nothing to see for a whole sentence", queries, BLIND, False),
+        Scene("a whole sentence masked", queries, BLIND, False),
     ]
 
 
@@ -240,15 +240,15 @@ def scenes(role: Role) -> list[Scene]:
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-10, message: str = "") -> None:
-    """Within `tolerance` of the largest number expected, or of 1."""
+    """Equal within `tolerance` times the largest expected number, or times 1."""
     assert found.shape == expected.shape, f"{message}: {found.shape} is not {expected.shape}"
     error = (found - expected).abs().max().item() if found.numel() else 0.0
     scale = max(1.0, expected.abs().max().item()) if found.numel() else 1.0
-    assert error <= tolerance * scale, f"{message}: off by {error:.3g}, where the largest is {scale:.3g}"
+    assert error <= tolerance * scale, f"{message}: off by {error:.3g}; the largest is {scale:.3g}"
 
 
 def gradients(y: Tensor, x: Tensor, memory: Tensor, made: MultiHeadAttention) -> dict[str, Tensor]:
-    """Of a fixed mixture of the outputs in both sequences and in every parameter."""
+    """The gradients of a fixed mixture of the outputs, in both sequences and in every parameter."""
     inputs = {"x": x, "memory": memory} | dict(made.named_parameters())
     found = torch.autograd.grad((y * normal(*y.shape, seed=11)).sum(), list(inputs.values()), allow_unused=True)
     pairs_of = zip(inputs, found, inputs.values(), strict=True)
@@ -267,7 +267,7 @@ def projected(made: MultiHeadAttention, x_BTD: Tensor, part: int) -> Tensor:
 
 
 def of_unit_length(x_BHTK: Tensor, normalize: str) -> Tensor:
-    """Every vector over its length: in its head, or over all heads of its position."""
+    """Every vector divided by its norm: in its head, or over all heads of its position."""
     if normalize == "none":
         return x_BHTK
     square = x_BHTK.square().sum(-1, keepdim=True)
@@ -275,12 +275,12 @@ def of_unit_length(x_BHTK: Tensor, normalize: str) -> Tensor:
 
 
 def equation(config: Any, q: Tensor, k: Tensor, sigma: Tensor) -> Tensor:
-    """Eq. (1): q_i · k_j / √K, or with another scale 1/σ²; eq. (10): -|q_i - k_j|² / 2σ², or with the plain norm."""
+    """Eq. (1): q_i · k_j / √K, or with another scale 1/σ²; eq. (10): -|q_i - k_j|² / 2σ², or the norm itself."""
     if isinstance(config, StandardConfig):
         return (q * k).sum() / sigma**2
     assert isinstance(config, ProjectionConfig)
     square = ((q - k) ** 2).sum()
-    if config.distance == "euclidean" and square > 0:  # at 0, where it has none, the root's slope is taken to be 0
+    if config.distance == "euclidean" and square > 0:  # the slope of the root at 0 is taken to be 0
         square = square.sqrt()
     return -square / (2 * sigma**2)
 
@@ -288,7 +288,7 @@ def equation(config: Any, q: Tensor, k: Tensor, sigma: Tensor) -> Tensor:
 def transcribed(made: Any, config: Any, x_BTD: Tensor, memory_BSD: Tensor, seen_B1TS: Tensor) -> tuple[Tensor, Tensor]:
     """The weights [B, H, T, S] and the outputs [B, T, D]: eq. (10), decay, eq. (15) and (16), eq. (14), W_o.
 
-    exp() is taken of what is left when the largest number of the row is taken away from all, which eq. (16) cancels.
+    The largest logit of a row is subtracted before exp(); eq. (16) cancels it.
     """
     key = 0 if config.tie_query_key and made.role != "cross" else 1
     raw_k = projected(made, memory_BSD, key)

@@ -1,4 +1,4 @@
-"""What every attention must do, whatever its equation: checks of one use of attention that they know nothing about.
+"""What every attention must do, whatever its equation: checks that take one use of attention and know no kind.
 
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width. Masks: True = may attend.
 """
@@ -55,7 +55,7 @@ def a_masked_key_cannot_matter(use: Use) -> None:
 
 
 def padding_cannot_matter_and_a_batch_gives_what_its_sentences_give_alone(use: Use) -> None:
-    """Sentences of five and two tokens in a rectangle of eight, attending to themselves or attended to."""
+    """Sentences of five and two tokens padded to eight, in self-attention or cross-attention."""
     made, causal = of(use), use.role == "decoder"
     lengths, rectangle = (S, S - 3), torch.cat([normal(B, S, D, seed=2), normal(B, 3, D, seed=8)], 1)
     mask = torch.tensor([[s < length for s in range(S + 3)] for length in lengths])[:, None, None, :]
@@ -129,7 +129,7 @@ class Whole(nn.Module):
 
 
 def gradients_are_those_of_finite_differences(use: Use) -> None:
-    """In both sequences, log σ and log τ, on every path, with a key that a query may not see."""
+    """In both sequences, log σ and log τ, on every path, with a masked key."""
     made = of(use, width=4, head_width=2)
     x, memory = normal(1, 2, 4, seed=1).requires_grad_(), normal(1, 3, 4, seed=2).requires_grad_()
     learned = {f"attention.{name}": p for name, p in made.named_parameters() if name.startswith("log_")}
@@ -178,7 +178,7 @@ def a_long_sentence_gives_what_the_equation_gives(use: Use) -> None:
 
 
 def a_cache_holds_what_is_needed_and_nothing_twice(use: Use) -> None:
-    """Keys as projected; values of their own alone; lengths where there are any, one for all heads where they share."""
+    """Keys as projected, values only if they are not the keys, and norms only if normalised, one if heads share it."""
     made, config = of(use), use.config
     _, kv = made.project(normal(B, T, D))
     for cache in (kv, made.project_keys(normal(B, S, D)), kv.append(kv), kv.select(torch.tensor([1, 1]))):
@@ -190,7 +190,7 @@ def a_cache_holds_what_is_needed_and_nothing_twice(use: Use) -> None:
 
 
 def there_is_a_matrix_for_each_of_what_is_asked_for_and_no_other(use: Use) -> None:
-    """W_q = W_k in self-attention where they are tied; W_v where values are their own; slices of one matrix."""
+    """W_q = W_k in self-attention if tied, W_v if values have their own; all are slices of one matrix."""
     made, config = of(use), use.config
     tied = config.tie_query_key and use.role != "cross"
     count = (1 if tied else 2) + (config.values == "own")
@@ -227,4 +227,4 @@ DEAR_CHECKS: list[Callable[[Use], None]] = [
     gradients_are_those_of_finite_differences,
     dropout_takes_weights_out_in_training_alone,
 ]
-"""Those that every pair of settings need pass, but not every preset."""
+"""Checks for every pair of settings that presets need not pass too, since they take longer."""

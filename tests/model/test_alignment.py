@@ -1,4 +1,4 @@
-"""Alignment: against the modules' own outputs, a model that looks where it is told, and words counted by hand."""
+"""Alignment: against the modules' own outputs, a model that attends where it is made to, and words counted by hand."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def translator(toy: Toy, request: pytest.FixtureRequest) -> Translator:
 
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_weights_are_those_that_make_the_module_s_output(name: str) -> None:
-    """W_o Σ_j p_tj v_j from the weights that are returned is what the module computed, on whatever way it took."""
+    """W_o Σ_j p_tj v_j from the weights that are returned is what the module computed, on whatever path it took."""
     model = fresh(ATTENTIONS[name]).eval()
     (found,) = cross_attention(model, LAYOUT, SOURCES[:1], TARGETS[:1])
     seen: list[tuple[Tensor, Tensor]] = []
@@ -90,7 +90,7 @@ def test_of_several_layers_the_last_but_one_is_read() -> None:
 
 def test_tokens_are_summed_to_words_by_hand() -> None:
     weights_TS = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.2, 0.2], [0.0, 0.6, 0.3, 0.1]])
-    source, target = [[0], [0], [1]], [[0], [1], [1]]  # the fourth column is the end
+    source, target = [[0], [0], [1]], [[0], [1], [1]]  # the fourth column is EOS
     assert torch.allclose(summed_to_words(weights_TS, source, target), torch.tensor([[0.3, 0.3], [1.2, 0.5]]))
     assert links(weights_TS + torch.tensor([0.0, 0.0, 0.1, 0.0]), source, target) == [(1, 0), (0, 1)]
     shared, nothing = [[0, 1], [2], []], [[], [0], [1]]  # a run of unknown words; a token without text
@@ -152,7 +152,7 @@ def test_every_source_token_has_its_word(kind: str, text: str) -> None:
         for number in set(flat):
             of_word = [id_ for id_, words in zip(ids, found, strict=False) if words == [number]]
             assert tokenizer.decode_target([of_word]) == [tokenizer.normal_form(raw[number])]
-        assert len(tokens) == len(flat)
+        assert len(pieces) == len(flat)
 
 
 MADE: dict[str, Tokenizer] = {}

@@ -1,4 +1,4 @@
-"""The paper's file against the paper: every path beside a transcription with its gradients, and the identities.
+"""The equations against the paper: every path against a transcription and its gradients, and the identities.
 
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width. Masks: True = may attend.
 """
@@ -179,7 +179,7 @@ SHARED = [
 def test_unit_projection_with_learned_sigma_is_standard_attention_with_unit_vectors_and_a_learned_scale(
     shared: dict[str, Any], learn: str
 ) -> None:
-    """Identically: the same parameters, output and gradients, whatever else is set, at every place, on every path."""
+    """Identically: the same parameters, outputs and gradients, in every role, on every path, whatever else is set."""
     for role in ("encoder", "decoder", "cross"):
         standard = module(STANDARD | shared | {"normalize": "head", "learn_scale": learn}, role)
         projection = module(PROJECTION | shared | {"normalize": "head", "learn_sigma": learn}, role)
@@ -207,7 +207,7 @@ def test_unit_projection_with_learned_sigma_is_standard_attention_with_unit_vect
 def test_decay_multiplies_the_weights_and_in_the_decoder_is_a_bias_of_each_key(
     base: dict[str, Any], decay: Any, role: Any
 ) -> None:
-    """exp(-|t - s|/τ); under a causal mask -t/τ is a constant of the row, so it is exp(s/τ) there."""
+    """exp(-|t - s|/τ); under a causal mask -t/τ is constant in a row, so it is exp(s/τ) there."""
     made, still = module(base | {"decay": decay}, role), module(base, role)
     for scene in scenes(role):
         q, kv = meeting(made, scene.queries)
@@ -267,7 +267,7 @@ def test_the_matched_sigma_starts_as_standard_attention_where_key_norms_are_equa
 @pytest.mark.parametrize("distance", ["squared", "euclidean"])
 @pytest.mark.parametrize("normalize", ["none", "head", "model"])
 def test_the_matched_sigma_is_that_of_the_formula(normalize: str, distance: str, heads: int, head_width: int) -> None:
-    """Of |q - k| it has the slope of |q - k|² at the distance of orthogonal vectors of the typical length."""
+    """For |q - k|: the slope of |q - k|² at the distance of orthogonal vectors of typical norm."""
     raw = {"normalize": normalize, "distance": distance, "learn_sigma": "none"}
     made: MultiHeadAttention = module(raw, heads=heads, head_width=head_width)
     expected = root_of_the_matched_scale(build(AttentionConfig, raw), heads, head_width)

@@ -1,4 +1,4 @@
-"""Attention as batched products beside plain automatic differentiation: values and gradients, over any shapes.
+"""Attention as batched products against automatic differentiation: values and gradients, over any shapes.
 
 Axes: B sentences, H heads, T queries, S keys, K head width, V width of a value. Masks: True = may attend.
 """
@@ -17,12 +17,12 @@ from projtrans.model.attention_function import TINY, attend, length, masked_soft
 from tests.attention_cases import close, normal
 
 DIMS = {"none": None, "head": (3,), "model": (1, 3)}
-"""What a length is taken over, by name of the normalisation."""
+"""The axes of a norm, by name of the normalisation."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything that `attend` takes, told by numbers."""
+    """All arguments of `attend`, made from a few numbers."""
 
     sizes: tuple[int, int, int, int, int, int]  # B, H, T, S, K, V
     normalize: str
@@ -34,11 +34,11 @@ class Problem:
     seed: int = 0
 
     def shape(self, letters: str) -> list[int]:
-        """[B, H, T, S] with 1 for what is not in `letters`."""
+        """[B, H, T, S] with 1 for the axes not in `letters`."""
         return [size if axis in letters else 1 for axis, size in zip("BHTS", self.sizes, strict=False)]
 
     def tensors(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-        """What has a gradient: q, k, perhaps v and bias, and κ."""
+        """The tensors with a gradient: q, k, κ, and v and bias if there are any."""
         b, h, t, s, k, v = self.sizes
         made = {"q": normal(b, h, t, k, seed=self.seed), "k": normal(b, h, s, k, seed=self.seed + 1)}
         for name in self.zero:
@@ -53,7 +53,7 @@ class Problem:
         return {name: tensor.requires_grad_() for name, tensor in made.items()}
 
     def seen(self) -> Tensor | None:
-        """The mask; about a third is hidden, and with an odd seed every key of the first row."""
+        """The mask: about a third is masked, and with an odd seed all of the first row."""
         if self.mask is None:
             return None
         mask = normal(*self.shape(self.mask), seed=self.seed + 5) < 0.4
@@ -62,7 +62,7 @@ class Problem:
         return mask
 
     def divisors(self, q: Tensor, k: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The lengths of queries and keys, where they are normalised."""
+        """The norms of queries and keys, if they are normalised."""
         dims = DIMS[self.normalize]
         return (None, None) if dims is None else (length(q, dims), length(k, dims))
 
@@ -83,7 +83,7 @@ class Problem:
         )
 
     def plain(self, given: dict[str, Tensor]) -> Tensor:
-        """By the equation, differentiated automatically; exp() and a row sum instead of a softmax."""
+        """By the equation, with automatic differentiation, and exp() and a row sum instead of a softmax."""
         q, k = given["q"], given["k"]
         q_length, k_length = self.divisors(q, k)
         unit_q, unit_k = (q, k) if q_length is None or k_length is None else (q / q_length, k / k_length)
@@ -107,7 +107,7 @@ def slopes(y: Tensor, given: dict[str, Tensor], dy: Tensor) -> dict[str, Tensor]
 
 
 def compare(problem: Problem) -> None:
-    """Values and gradients, ours beside plain."""
+    """Compare values and gradients with those of the plain equation."""
     tolerance = 1e-10 if not problem.zero else 1e-7  # there 1/TINY = 10⁶ magnifies the rounding of float64
     ours, plain = problem.tensors(), problem.tensors()
     y, expected = problem.ours(ours), problem.plain(plain)
@@ -265,7 +265,7 @@ def test_lengths_are_wide_and_never_zero() -> None:
 @each
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 0.03)], ids=["fp32", "bf16"])
 def test_narrower_numbers_come_close(problem: Problem, dtype: torch.dtype, tolerance: float) -> None:
-    """To float64 on the same rounded numbers; the tolerance is some hundred roundings, of the largest number."""
+    """Against float64 on the same rounded numbers, within some hundred roundings of the largest number."""
     narrow = problem.tensors(dtype)
     wide: dict[str, Any] = {name: value.detach().double().requires_grad_() for name, value in narrow.items()}
     y, expected = problem.ours(narrow), problem.plain(wide)
@@ -286,14 +286,14 @@ def test_autocast_changes_no_precision_inside() -> None:
     expected_slopes = slopes(expected, given_, dy)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = problem.ours(given_)
-        found_slopes = slopes(found, given_, dy)  # whoever calls backward inside of autocast
+        found_slopes = slopes(found, given_, dy)  # backward is called inside autocast
     assert torch.equal(found, expected)
     for name, slope in found_slopes.items():
         assert torch.equal(slope, expected_slopes[name])
 
 
 def test_the_gradient_has_no_gradient_of_its_own() -> None:
-    """Silence would be worse: what is written by hand knows first derivatives only."""
+    """The hand-written gradient has no second derivative, and must not be wrong silently."""
     given_ = EACH[0].tensors()
     y = EACH[0].ours(given_)
     first = torch.autograd.grad(y, given_["q"], torch.ones_like(y, requires_grad=True), create_graph=True)[0]

@@ -1,4 +1,4 @@
-"""Attention with few bits and with extreme numbers: no NaN at any σ, and right weights at the paper's under bfloat16.
+"""Attention in low precision and with extreme numbers: no NaN at any σ, correct weights at the paper's under bfloat16.
 
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width. Masks: True = may attend.
 """
@@ -82,19 +82,19 @@ def test_a_zero_vector_has_no_direction_and_no_nan(kind: str, normalize: str) ->
 
 
 def half() -> torch.autocast:
-    """Bfloat16 products, as training has them."""
+    """bfloat16 products, as in training."""
     return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
 def distance_between(p: Tensor, r: Tensor) -> float:
-    """The largest total variation of two rows."""
+    """The largest total variation distance between two rows."""
     return ((p.double() - r.double()).abs().sum(-1) / 2).max().item()
 
 
 def weights_of_the_paths(
     made: Any, q: Tensor, kv: KeysValues, values: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """What every path averages with: its output where the values are unit vectors, one a key."""
+    """The weights of every path: its output if the values are unit vectors, one per key."""
     k = kv.k_BHSK
     see_weights = remembered(made, k, torch.eye(k.shape[2], dtype=values).expand(*k.shape[:3], -1))
     found = {name: path(q, see_weights, None, False) for name, path in paths(made).items() if name != "_plain"}
@@ -102,7 +102,7 @@ def weights_of_the_paths(
 
 
 def wide_weights(made: Any, raw: dict[str, Any], q: Tensor, k: Tensor) -> Tensor:
-    """The weights of queries and keys as they are given, all in float64, by distances as eq. (10) has them."""
+    """The weights of the given queries and keys in float64, by the distances of eq. (10)."""
     q, k = q.double(), k.double()
     if raw["normalize"] != "none":
         dims = -1 if raw["normalize"] == "head" else (1, 3)
@@ -123,13 +123,13 @@ paper = pytest.mark.parametrize("raw", PAPER, ids=lambda raw: f"{raw['normalize'
 
 
 def sharp(raw: dict[str, Any], heads: int = 4, head_width: int = 16) -> Any:
-    """A module with a σ of the paper, in float32."""
+    """A module with one of the paper's σ, in float32."""
     return module(raw, heads=heads, head_width=head_width, width=32, dtype=torch.float32)
 
 
 @paper
 def test_queries_and_keys_of_a_small_sigma_are_those_of_float32_under_autocast(raw: dict[str, Any]) -> None:
-    """To the last bit, projected together or apart, also from the bfloat16 residual stream; values are bfloat16."""
+    """Bit-identical, projected together or apart, also from a bfloat16 residual stream; values are bfloat16."""
     made = sharp(raw)
     assert made.exact
     x = normal(B, 8, 32, dtype=torch.float32)
@@ -145,7 +145,7 @@ def test_queries_and_keys_of_a_small_sigma_are_those_of_float32_under_autocast(r
 
 
 def colliding(raw: dict[str, Any], made: Any) -> tuple[Tensor, Tensor]:
-    """Queries and keys so near each other that several keys share the weight at this σ: the hardest case."""
+    """Queries and keys so close that several keys share the weight at this σ: the hardest case."""
     heads, width, sigma = made.heads, made.head_width, made.initial_sigma
     centre = normal(1, heads, 1, width, seed=1)
     dims = (1, 3) if raw["normalize"] == "model" else -1
@@ -212,7 +212,7 @@ def test_bfloat16_weights_come_close_at_the_default_sigma(use: Use) -> None:
 
 @pytest.mark.parametrize("use", COVERING, ids=str)
 def test_the_output_under_bfloat16_comes_close_on_every_path_and_so_do_the_gradients(use: Use) -> None:
-    """Some roundings of 2⁻⁹ of the largest number; slopes of |q - k| turn fast where both are near, so not theirs."""
+    """Within some roundings of 2⁻⁹ of the largest number; not the gradients of |q - k|, which turn fast near 0."""
     made = of(use, width=32, heads=2, head_width=16, dtype=torch.float32)
     for name in paths(made):
         outcomes = []
@@ -228,7 +228,7 @@ def test_the_output_under_bfloat16_comes_close_on_every_path_and_so_do_the_gradi
 
 
 def test_the_bias_of_a_key_is_not_rounded_to_bfloat16() -> None:
-    """With σ = 1 and vectors that bfloat16 holds, only -|k|²/2 could lose anything: up to 0.25 nats if it were one."""
+    """With σ = 1 and vectors that bfloat16 represents exactly, only -|k|²/2 could be rounded: by up to 0.25 nats."""
     raw = {"normalize": "none", "learn_sigma": "none", "sigma": {"self": 1.0}}
     made = module(raw, heads=1, head_width=16, dtype=torch.float32)
     assert not made.exact

@@ -1,4 +1,4 @@
-"""The settings of attention: what σ and τ are and how they move, what is refused, how a kind is found.
+"""The settings of attention: values and learning of σ and τ, what is refused, how a kind is found.
 
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width.
 """
@@ -140,7 +140,7 @@ def test_a_sigma_that_is_fixed_or_not_of_unit_vectors_has_no_bound(raw: dict[str
     assert made.sigma().tolist() == pytest.approx([0.01] * len(made.log_sigma))
 
 
-def test_sigma_is_told_by_the_modules_that_have_one() -> None:
+def test_sigma_is_reported_for_modules_that_have_one() -> None:
     network = nn.ModuleDict(
         {
             "plain": module(STANDARD),
@@ -149,20 +149,20 @@ def test_sigma_is_told_by_the_modules_that_have_one() -> None:
             "learned": module({"sigma": {"decoder": 0.5}}, "decoder"),
         }
     )
-    told = multihead.sigmas(network)
-    assert told.keys() == {"scaled", "fixed", "learned"}
-    assert told["fixed"] == [0.7]
-    for name, values in told.items():
+    reported = multihead.sigmas(network)
+    assert reported.keys() == {"scaled", "fixed", "learned"}
+    assert reported["fixed"] == [0.7]
+    for name, values in reported.items():
         assert values == pytest.approx(network[name].sigma().tolist(), abs=1e-6)  # type: ignore[operator]
     start = f"{K**0.25:.4g} (learned)"
     assert multihead.initial_sigmas(network) == {"encoder": start, "cross": "0.7 (fixed)", "decoder": "0.5 (learned)"}
-    assert multihead.sigmas(network.requires_grad_(False)) == told, "of averaged weights, which take no gradient"
+    assert multihead.sigmas(network.requires_grad_(False)) == reported, "of averaged weights, which take no gradient"
     assert multihead.initial_sigmas(network) == {"encoder": start, "cross": "0.7 (fixed)", "decoder": "0.5 (learned)"}
 
 
 @pytest.mark.parametrize("use", EVERY, ids=str)
 def test_weights_that_take_no_gradient_give_the_same_on_every_path(use: Use) -> None:
-    """As those of a moving average, which validation and translation use."""
+    """As in a moving average, which validation and translation use."""
     made = of(use)
     q, kv = meeting(made)
     expected = {name: path(q, kv, None, False) for name, path in paths(made).items()}

@@ -1,4 +1,4 @@
-"""What is told of attention, against loops in float64; and that looking changes nothing.
+"""Attention statistics against loops in float64; and that computing them changes nothing.
 
 Axes: B sentences, H heads, T queries, S keys, K head width.
 """
@@ -32,7 +32,7 @@ def batch_of(examples: Sequence[tuple[list[int], list[int]]], *, mask_padding: b
 
 
 def model_of(attention: dict[str, Any]) -> Transformer:
-    """A model whose weights are far enough from their beginning for heads to differ, in float64."""
+    """A model in float64 whose weights are far enough from initialisation for heads to differ."""
     model = fresh(attention).double().eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def model_of(attention: dict[str, Any]) -> Transformer:
 
 
 def log_weight(module: MultiHeadAttention, q_K: Tensor, k_K: Tensor, head: int, apart: int) -> float:
-    """log of the unnormalised weight of one key for one query, from the paper's equations as they are printed."""
+    """log of the unnormalised weight of one key for one query, from the paper's equations as printed."""
     if module.normalize == "head":
         q_K, k_K = q_K / q_K.norm(), k_K / k_K.norm()
     sigma = module.log_sigma.exp()
@@ -58,7 +58,7 @@ def log_weight(module: MultiHeadAttention, q_K: Tensor, k_K: Tensor, head: int, 
 def rows_by_hand(
     module: MultiHeadAttention, arguments: tuple[Any, ...], real_BT: Tensor
 ) -> Iterator[tuple[int, list[float]]]:
-    """Head and weights of every row that counts, one number at a time; keys that the mask has out are left out."""
+    """Head and weights of every row that counts, one number at a time, without the masked keys."""
     q_BHTK, memory, mask, causal = (*arguments, False)[:4]
     B, H, T, S = *q_BHTK.shape[:3], memory.k_BHSK.shape[2]
     for b in range(B):
@@ -76,7 +76,7 @@ def rows_by_hand(
 
 
 def by_hand(model: Transformer, batch: Batch, name: str) -> dict[str, list[float]]:
-    """The three figures of a module, from the queries and keys that it is given in a forward pass."""
+    """The three statistics of a module, from the queries and keys of a forward pass."""
     module, given_to = dict(attentions(model))[name], []
     hook = module.register_forward_pre_hook(
         lambda _, arguments, named: given_to.append((*arguments, *named.values())), with_kwargs=True
@@ -101,7 +101,7 @@ def by_hand(model: Transformer, batch: Batch, name: str) -> dict[str, list[float
 @kinds
 @pytest.mark.parametrize("mask_padding", [True, False])
 def test_figures_are_those_of_loops_in_float64(attention: dict[str, Any], mask_padding: bool) -> None:
-    """In the model's float64, and as training has them: weights in float32, short and long sentences, padding, none."""
+    """In float64 and as in training, with weights in float32; short and long sentences, with and without padding."""
     model, batch = model_of(attention), batch_of(EXAMPLES, mask_padding=mask_padding)
     wanted = {name: by_hand(model, batch, name) for name, _ in attentions(model)}
     assert len(wanted) == 3
@@ -122,7 +122,7 @@ def test_several_batches_weigh_by_their_rows() -> None:
 
 
 def test_queries_of_zero_see_all_keys_alike() -> None:
-    """Uniform rows: as many effective keys as there are to see, whatever the heads are; causal row t sees t + 1."""
+    """Uniform rows have as many effective keys as are visible, in every head; causal row t sees t + 1."""
     model = fresh({"kind": "standard"})
     with torch.no_grad():
         for _, module in attentions(model):
@@ -138,7 +138,7 @@ def test_queries_of_zero_see_all_keys_alike() -> None:
 
 
 def test_where_no_row_has_a_choice_there_is_no_figure() -> None:
-    """One token a side: every row is one-hot, and nothing can be said of any head."""
+    """One source and one target token: every row is one-hot, so no head has statistics."""
     model = fresh({"kind": "projection"})
     for figures in attention_statistics(model, [batch_of([([7], [EOS])])], PAD).values():
         assert all(figures[name] == [None, None] for name in FIGURES)
@@ -175,13 +175,13 @@ def test_looking_changes_nothing_and_leaves_nothing_behind() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_numbers_that_are_learned_are_told_and_no_others() -> None:
-    told = {
+def test_learned_numbers_are_reported_and_no_others() -> None:
+    reported = {
         name: {key for values in attention_statistics(fresh(attention), [batch_of(EXAMPLES)], PAD).values()
                for key in values} - set(FIGURES)
         for name, attention in ATTENTIONS.items()
     }  # fmt: skip
-    assert told == {
+    assert reported == {
         "standard": set(),
         "QK-norm": {"sigma"},
         "projection": {"sigma"},

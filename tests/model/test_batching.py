@@ -1,4 +1,4 @@
-"""Batches by hypothesis: every example once, no budget broken, an order that arguments alone decide.
+"""Properties of batches: every example once, no budget exceeded, an order that depends on the arguments alone.
 
 Axes: B sentences, S source and T target positions. Masks: True = a real token.
 """
@@ -28,7 +28,7 @@ def flat(batches: Sequence[Sequence[int]]) -> list[int]:
 
 
 def rectangle(batch: Sequence[int], lengths: Lengths) -> int:
-    """Sentences × longest side."""
+    """Sentences × longest sequence."""
     return len(batch) * max(max(lengths[index]) for index in batch)
 
 
@@ -68,7 +68,7 @@ def test_batches_ascend_in_length(lengths: Lengths, tokens: int) -> None:
 BUCKETS = [
     ("nothing to do", [], 10, None, []),
     ("one over-long example is a batch of its own", [(3, 3), (50, 2), (60, 1)], 10, None, [[0], [1], [2]]),
-    ("the longer side counts, whichever it is", [(1, 5), (5, 1), (2, 6)], 10, None, [[0, 1], [2]]),
+    ("the longer of source and target counts", [(1, 5), (5, 1), (2, 6)], 10, None, [[0, 1], [2]]),
     ("exactly the budget", [(5, 5), (5, 5), (5, 5)], 10, None, [[0, 1], [2]]),
     ("exactly the sentences", [(1, 1)] * 5, 100, 2, [[0, 1], [2, 3], [4]]),
     ("an empty source is an example", [(0, 1), (0, 1)], 100, None, [[0, 1]]),
@@ -85,7 +85,7 @@ def test_where_a_batch_ends(
 
 
 def bucket_slowly(lengths: Lengths, tokens: int, sentences: int | None) -> list[list[int]]:
-    """The definition: ascending examples, each into the last batch if that may hold one more of its length."""
+    """The definition: examples by length, each added to the last batch if that may hold one more of its length."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (max(lengths[i]), lengths[i], i)):
         room = batches and len(batches[-1]) < (sentences or math.inf)
@@ -105,7 +105,7 @@ def test_buckets_are_those_of_their_definition(lengths: Lengths, tokens: int, se
 def test_an_epoch_is_the_one_of_its_definition(
     lengths: Lengths, tokens: int, sentences: int | None, by_length: bool, seed: int, number: int
 ) -> None:
-    """The order of the data belongs to a seed for good: a run would not go on as it began if it changed."""
+    """A seed fixes the order of the data for good: if that changed, a run could not be resumed exactly."""
     random = np.random.Generator(np.random.PCG64([seed, number]))
     order = random.permutation(len(lengths)).tolist()
     size = sentences or max(1, tokens // max(map(max, lengths), default=1))
@@ -127,7 +127,7 @@ def realistic(count: int, seed: int = 1) -> Lengths:
 
 
 def fill(batches: Sequence[Sequence[int]], lengths: Lengths) -> tuple[float, float]:
-    """The share of real tokens among all positions: of the longer sides, and of both sides."""
+    """The share of real tokens among all positions: counting the longer of source and target, and counting both."""
     longer = sum(max(pair) for pair in lengths) / sum(rectangle(batch, lengths) for batch in batches)
     positions = sum(len(batch) * sum(max(lengths[i][side] for i in batch) for side in (0, 1)) for batch in batches)
     return longer, sum(map(sum, lengths)) / positions

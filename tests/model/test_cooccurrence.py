@@ -1,4 +1,4 @@
-"""Embeddings from co-occurrence, held against counts by hand, PMI in NumPy, and torch's dense decompositions."""
+"""Embeddings from co-occurrences against counts by hand, PMI in NumPy, and torch's dense decompositions."""
 
 import itertools
 import math
@@ -66,7 +66,7 @@ def test_neighbours_are_those_counted_by_hand(texts: Sentences, window: int, blo
 
 
 def test_a_reserved_token_keeps_its_place() -> None:
-    """An unknown word between two tokens leaves them two apart."""
+    """Two tokens with an unknown word between them are two positions apart."""
     text = concatenate([[4, 1, 5]], RESERVED)
     assert dense(neighbours(text, SIZE, 1)).sum() == 0
     assert dense(neighbours(text, SIZE, 2))[4, 5] == 1
@@ -171,7 +171,7 @@ def fresh(size: int, width: int = 8, seed: int = 1) -> Tensor:
     return torch.randn(size, width, generator=torch.Generator().manual_seed(seed)) / math.sqrt(width)
 
 
-def test_one_matrix_counts_both_sides_together() -> None:
+def test_one_matrix_counts_both_languages_together() -> None:
     sources, targets = zipf(80, 20, seed=1), zipf(80, 20, seed=2)
     weight = fresh(30)
     given = initialise(weight, weight, sources, targets, **OPTIONS)
@@ -185,7 +185,7 @@ def test_one_matrix_counts_both_sides_together() -> None:
     assert weight[4:20].norm(dim=1).mean().item() == pytest.approx(1, abs=1e-6)
 
 
-def test_two_matrices_count_a_side_each() -> None:
+def test_two_matrices_count_a_language_each() -> None:
     sources, targets = zipf(80, 20, seed=1), zipf(80, 26, seed=2)
     left, right = fresh(20), fresh(26)
     assert initialise(left, right, sources, targets, **OPTIONS) == 16 + 22

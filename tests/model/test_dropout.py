@@ -1,4 +1,4 @@
-"""Dropout by its statistics, its gradient and its seed; where in a model it acts."""
+"""Dropout: its statistics, gradient and seed, and where in a model it acts."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The multiply-adds against torch's own counter of a real forward pass, and against a count by hand."""
+"""Multiply-adds against torch's own count of a real forward pass, and against a count by hand."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_every_part_is_the_count_by_hand() -> None:
 
 
 def test_slicing_the_heads_of_the_keras_example_saves_almost_half() -> None:
-    """8 heads of 256 against 8 of 32, the rest as in Sanger 2026, but for the output layer's share."""
+    """8 heads of 256 against 8 of 32, the rest as in Sanger 2026, without the output layer."""
     settings = {"width": 256, "heads": 8, "feedforward": 2048, "layers": {"encoder": 1, "decoder": 1}}
     wide, sliced = (
         multiply_adds(build(ModelConfig, settings | {"head_width": width}), 15000, source=10, target=10)

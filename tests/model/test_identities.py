@@ -1,4 +1,4 @@
-"""The identities of the paper and of its neighbours, in float64: dot product, energy, transport, advantage, entropy.
+"""Identities of the paper and of related work, in float64: dot product, energy, transport, advantage, entropy.
 
 Axes: B sentences, T queries, S keys, H heads, K head width. Masks: True = may attend.
 """
@@ -110,7 +110,7 @@ def test_turning_queries_and_keys_together_changes_no_weight(use: Use) -> None:
 
 
 def test_the_norm_of_a_query_cancels() -> None:
-    """Given the products q·k, the constant of the row -|q|²/2σ² may be anything: longer queries along a new axis."""
+    """For given products q·k, the constant -|q|²/2σ² of a row may be anything: queries longer along a new axis."""
     made, q, k = free()
     wider = module({"normalize": "none"}, "cross", head_width=K + 1)
     wider.log_sigma.data = made.log_sigma.data

@@ -16,7 +16,7 @@ SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7]
 
 
 def problem(n: int, d: int = 5, v: int = 11, seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """h [N, D], weight [V, D] and bias [V] in float64 that want gradients, and targets [N]."""
+    """h [N, D], weight [V, D] and bias [V] in float64 with gradients, and targets [N]."""
     generator = torch.Generator().manual_seed(seed)
     h, weight, bias = (
         torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
@@ -252,7 +252,7 @@ def test_r_drop_without_gradients_has_the_same_sums(n: int) -> None:
 
 
 def test_passes_that_are_certain_of_different_tokens_have_a_finite_divergence() -> None:
-    """Probabilities underflow to 0 in float32 there: KL is the distance of the logits, and not infinite."""
+    """Here probabilities underflow to 0 in float32: KL is the difference of the logits, and not infinite."""
     h, other = torch.ones(2, 1, requires_grad=True), torch.ones(2, 1, requires_grad=True)
     weight, bias = torch.tensor([[300.0], [0.0], [-300.0]]).requires_grad_(), torch.zeros(3, requires_grad=True)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every attention shares, asked of every case: masks, causality, caches, gradients, ties, the path taken.
+"""What all kinds of attention share, for every case: masks, causality, caches, gradients, ties, the path taken.
 
 Most are checks that know nothing of the attention (every_attention.py): test_new_attention.py gives them one more.
 Axes: B sentences, T queries, S keys, D model width, H heads, K head width. Masks: True = may attend.
@@ -80,7 +80,7 @@ def test_the_path_is_one_that_can_do_it(
 
 @pytest.mark.parametrize("use", [use for use in EVERY if "_fused" in paths(of(use))], ids=str)
 def test_the_fused_path_takes_a_fused_kernel(use: Use) -> None:
-    """Torch would fall back to T × S products without a word; told to use no other kernel, it raises instead."""
+    """Torch falls back to T × S products silently; restricted to the fused kernel, it raises instead."""
     made = of(use, dtype=torch.float32)
     for scene in scenes(use.role):
         x, memory = (tensor.requires_grad_() for tensor in sequences(made, scene.queries))
@@ -118,7 +118,7 @@ def test_a_tied_matrix_is_moved_by_queries_and_keys_and_is_learned_once() -> Non
 
 @each_case
 def test_weights_that_take_no_gradient_keep_what_they_learned(use: Use) -> None:
-    """The moving average and a translator's model are no longer learning; κ is still that of their σ."""
+    """In a moving average or a translator's model nothing takes a gradient; κ is still that of the learned σ."""
     made = of(use)
     q, kv = meeting(made)
     before = {name: path(q, kv, None, use.role == "decoder") for name, path in paths(made).items()}

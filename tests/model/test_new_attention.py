@@ -1,4 +1,4 @@
-"""One more attention is twenty lines: a Laplace kernel, known to `register` alone, does what every attention does.
+"""One more attention takes twenty lines: a registered Laplace kernel does what every attention does.
 
 Axes: B sentences, T queries, S keys, H heads, K head width.
 """
@@ -27,7 +27,7 @@ from tests.tiny_training import BOS, EOS, PAD, fresh, pairs, train, translate
 
 @pytest.fixture(name="laplace", scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    """The kind is known while these tests run."""
+    """Register the kind while these tests run."""
     known = dict(VARIANTS)
     register(LaplaceAttention)
     yield
@@ -77,7 +77,7 @@ def test_its_weights_are_its_equation(use: Use) -> None:
 
 @pytest.mark.slow
 def test_the_whole_model_learns_with_it_and_searches_to_the_right_translations() -> None:
-    """By caches, beams and all: what it was trained on, word for word, and its σ told as any other's."""
+    """With caches and beams: it reproduces its training data, and its σ is reported like that of any other."""
     model = fresh({"kind": "laplace"})
     train(model, 300)
     sources, targets = pairs()
@@ -86,12 +86,12 @@ def test_the_whole_model_learns_with_it_and_searches_to_the_right_translations()
         expected = [[token for token in row if token not in (PAD, EOS)] for row in targets[:60].tolist()]
         right = sum(ours == theirs for ours, theirs in zip(found, expected, strict=True))
         assert right >= 45, f"{right} of 60 with a beam of {beam_size}"
-    told = sigmas(model)
-    assert len(told) == 3
-    assert all(len(values) == 2 and values != [1.0, 1.0] for values in told.values())
+    reported = sigmas(model)
+    assert len(reported) == 3
+    assert all(len(values) == 2 and values != [1.0, 1.0] for values in reported.values())
 
 
-def test_what_it_does_is_told_as_of_any_other() -> None:
+def test_its_statistics_are_reported_like_those_of_any_other() -> None:
     """σ, τ, entropy, effective keys and saturation, by hand from the Laplace kernel of one sentence."""
     model = fresh({"kind": "laplace", "decay": 2.0}).double().eval()
     source, target = (side[:1] for side in pairs())

@@ -179,7 +179,7 @@ def test_a_source_of_padding_alone_is_no_nan() -> None:
 
 
 def stepped(model: Transformer, source: Tensor, mask: Tensor | None, target_BMT: Tensor) -> Tensor:
-    """Logits [B, M, T, V], one token of every hypothesis at a time."""
+    """Logits [B, M, T, V], one token per hypothesis at a time."""
     memory = model.encode(source, mask)
     past: list[KeysValues | None] = [None] * len(memory.layers)
     logits = []
@@ -217,7 +217,7 @@ def test_step_by_step_is_decode_for_every_pair_of_settings_and_every_preset(use:
 
 
 def test_caches_follow_their_hypotheses_and_memories_their_sentences() -> None:
-    """After a selection, a step goes on as if the chosen histories had been there from the start."""
+    """After a selection, a step continues as if the selected hypotheses had been there from the start."""
     model = transformer()
     source, mask, _ = padded()
     target = sentences(6, 2, TARGETS, seed=5).view(3, 2, 2)
@@ -343,7 +343,7 @@ def test_fresh_embeddings_are_drawn_as_configured() -> None:
 
 
 def test_fresh_learned_positions_are_as_small_as_uniform_embeddings() -> None:
-    """U(±0.05) as in Keras; torch's own N(0, 1) would drown the embeddings, and the network would learn no words."""
+    """U(±0.05) as in Keras; torch's own N(0, 1) would drown out the token embeddings."""
     config = build(ModelConfig, {"width": 64, "positions": "learned"})
     model = Transformer(config, source_size=50, target_size=50, max_length=40, joint=True)
     for positions in (model.source_positions, model.target_positions):
