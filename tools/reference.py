@@ -38,7 +38,7 @@ CLI_PAGE = """# The command line
 | 129, 130, 143 | stopped by SIGHUP (a lost terminal), SIGINT (Ctrl-C) or SIGTERM; training has saved its state |
 
 Standard output carries only data (translations, score tables, JSON); everything else goes to standard error. An error
-is one line there. Colours and progress bars appear only on a terminal, and `NO_COLOR` is honoured.
+is one line there. Colors and progress bars appear only on a terminal, and `NO_COLOR` is honored.
 
 ## Completion
 

@@ -1,6 +1,6 @@
 """Rendering: messages and progress bars on standard error, tables as text.
 
-On a terminal there are colours and bars (NO_COLOR is honoured), elsewhere plain lines. Knows neither the events nor the
+On a terminal there are colors and bars (NO_COLOR is honored), elsewhere plain lines. Knows neither the events nor the
 results of the commands: displays.py does.
 """
 

@@ -44,13 +44,20 @@ def quarry(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in _configurations().items():
         (folder / name).write_text(text, encoding="utf-8")
     for name in ("no-model", "truncated", "other", "no-tokenizer", "bad-config", "bad-tokenizer", "no-config"):
-        shutil.copytree(toy.run("projection"), folder / "runs" / name)
+        without = shutil.ignore_patterns() if name == "truncated" else shutil.ignore_patterns("checkpoints")
+        shutil.copytree(toy.run("projection"), folder / "runs" / name, ignore=without)
     _spoil(folder / "runs")
     shutil.copytree(toy.data, folder / "data" / "damaged")
     (folder / "data" / "damaged" / "train.tgt").write_bytes(b"be\n")
     shutil.copytree(toy.data, folder / "data" / "garbage")
     (folder / "data" / "garbage" / "manifest.json").write_text("{", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def before(quarry: Path) -> dict[str, str]:
+    """Everything in that folder, as no row may change it."""
+    return tree(quarry)
 
 
 def _configurations() -> dict[str, str]:
@@ -246,10 +253,15 @@ BAD: list[tuple[str, list[str], int, str]] = [
 
 @pytest.mark.parametrize(("reason", "arguments", "status", "told"), BAD, ids=[row[0] for row in BAD])
 def test_bad_input_gets_one_line_and_nothing_is_lost(
-    quarry: Path, monkeypatch: pytest.MonkeyPatch, reason: str, arguments: list[str], status: int, told: str
+    quarry: Path,
+    before: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    arguments: list[str],
+    status: int,
+    told: str,
 ) -> None:
     monkeypatch.chdir(quarry)
-    before = tree(quarry)
     result = cli(*arguments)
     after = tree(quarry)
     for name in sorted(after.keys() - before.keys(), reverse=True):  # leave no traces for the next row
