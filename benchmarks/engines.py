@@ -29,9 +29,10 @@ import torch  # noqa: E402
 
 from projtrans.data.data_folder import read_split  # noqa: E402
 from projtrans.data.tokenizer import Tokenizer  # noqa: E402
-from projtrans.inference.onnx_translator import OnnxTranslator, _Decoder  # noqa: E402
+from projtrans.inference.onnx_translator import OnnxStepper, OnnxTranslator  # noqa: E402
 from projtrans.inference.torch_translator import Translator  # noqa: E402
-from projtrans.inference.translator import Candidate, SentenceTranslator, Translation  # noqa: E402
+from projtrans.inference.translation import Candidate, Translation  # noqa: E402
+from projtrans.inference.translator import SentenceTranslator  # noqa: E402
 from projtrans.runs.run_folder import open_run  # noqa: E402
 
 ENGINES = [("torch", []), ("onnx float32", ["--precision", "float32"]), ("onnx int8", ["--precision", "int8"])]
@@ -121,7 +122,7 @@ def parts(name: str, translator: OnnxTranslator, line: str) -> None:
     source = np.array(translator.tokenizer.encode_source([line]))
     given = {"source": source, "mask": source != translator.tokenizer.pad_id}
     encoder = min(timed(lambda: translator.encoder.run(None, given))[1] for _ in range(200))
-    decoder = _Decoder(translator.decoder, translator.encoder.run(None, given), given["mask"])
+    decoder = OnnxStepper(translator.decoder, translator.encoder.run(None, given), given["mask"])
     for _ in range(5):
         decoder.step(np.array([[2]]))
     past, steps = decoder.past, []

@@ -44,7 +44,7 @@ def main() -> None:
             sacrebleu.corpus_bleu([found.text for found in decoder.translate(texts)], [references]).score
             for decoder, texts in (
                 (translator, sources),
-                (translator.sentence_by_sentence(), sources),
+                (translator.with_options(sentences=True), sources),
                 (translator, cut),
             )
         ]

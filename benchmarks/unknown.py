@@ -36,7 +36,7 @@ def main() -> None:
             words = pair.source.split()
             at = {"beginning": 0, "middle": (len(words) + 1) // 2, "end": len(words)}.get(place)
             texts.append(" ".join(words if at is None else [*words[:at], EMOJI, *words[at:]]))
-        for name, decoder in (("as it is", translator), ("--copy-unknown", translator.with_copying())):
+        for name, decoder in (("as it is", translator), ("--copy-unknown", translator.with_options(copy_unknown=True))):
             found = [translation.text for translation in decoder.translate(texts)]
             bare = [" ".join(text.replace(EMOJI, " ").split()) for text in found]
             score = sacrebleu.corpus_bleu(bare, [references]).score

@@ -59,15 +59,17 @@ def link(source: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold a file, made where there is none, against all other processes; False where one of them holds it.
-
-    The system lets go of it when the process ends, however it ends. Where files cannot be held, nobody is kept out.
-    """
+    """Hold a file, made where there is none, against all other processes; False where one of them holds it."""
     with path.open("a") as file:
-        yield _hold(file)
+        yield hold(file, path)
 
 
-def _hold(file: IO[str]) -> bool:
+def hold(file: IO[Any], path: Path) -> bool:
+    """Lock an open file against all other processes until it is closed; False if another one holds it.
+
+    False too if `path` is no longer that file: its holder has just moved it. The system releases the lock when the
+    process ends, however it ends. Where files cannot be locked, no process is kept out.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -79,7 +81,9 @@ def _hold(file: IO[str]) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
-    return True
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def remove_leftovers(path: Path) -> None:

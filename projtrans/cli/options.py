@@ -1,9 +1,16 @@
 """The options of the commands, each described once. Knows nothing of what they do."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from projtrans.inference.output_formats import FORMATS
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(FORMATS)]
 
 
 def _option(
@@ -134,8 +141,8 @@ NBest = Annotated[
 ]
 
 Format = Annotated[
-    Literal["text", "tsv", "json"],
-    _option("text: a translation a line; tsv: score and translation; json: an object a line [default: text]."),
+    FormatName,
+    _option("; ".join(f"{name}: {format.help}" for name, format in FORMATS.items()) + " [default: text]."),
 ]
 
 Alignment = Annotated[

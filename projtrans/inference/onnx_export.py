@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from projtrans import files
 from projtrans.data.corpus import CorpusConfig
 from projtrans.errors import ConfigError, RunError
-from projtrans.inference.onnx_translator import EXTRA, FORMAT, PRECISIONS, Export, fingerprint, graph_files, record_file
+from projtrans.inference.onnx_translator import EXTRA, FORMAT, PRECISIONS, Export, graph_files, record_file
 from projtrans.model.multihead import KeysValues, exact_modules, for_any_length
 from projtrans.model.transformer import Memory, Transformer, sinusoids
 from projtrans.runs.checkpoint import load_model
@@ -62,7 +62,7 @@ def export(run: Run, precisions: Sequence[str]) -> list[Path]:
     longest_source = run.section("corpus", CorpusConfig).max_length
     longest_target = _positions(model, run.section("decoding", DecodingConfig).longest(longest_source))
     for_any_length(model)
-    made = fingerprint(run)
+    made = run.fingerprint()
     graphs = [trace(model) for trace in (_encoder, _decoder)]
     written = []
     for precision in precisions:

@@ -436,7 +436,7 @@ def test_a_stopped_translation_is_gone_on_with_to_the_same_bytes(
     result = begun(brief, *options, source=ending)
     assert (result.status, result.out) == (130, "")
     assert len(result.errors) == 1
-    assert "stopped after 64 lines; go on with: projtrans" in result.errors[0]
+    assert "stopped after 64 lines; resume with: projtrans" in result.errors[0]
     assert Path("out").read_text(encoding="utf-8") == "old\n"
     assert Path("whole").read_bytes().startswith(Path("out.unfinished").read_bytes())
     resumed = done("translate", "--model", brief, "--input", ending, "--output", "out", "--resume", *options)
@@ -628,7 +628,7 @@ def test_a_signal_is_told_the_command_that_goes_on(toy: Toy, long: Path, number:
     assert process.returncode == 128 + number, err
     assert out == b""
     (line,) = err.decode().split("\n")[:-1]
-    again = shlex.split(line.partition("go on with: ")[2])
+    again = shlex.split(line.partition("resume with: ")[2])
     assert again == ["projtrans", *arguments, "--resume"]
     kept = json.loads(record.read_text(encoding="utf-8"))["done"]["lines"]
     assert f"stopped after {kept:,} lines" in line

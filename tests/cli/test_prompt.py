@@ -41,7 +41,7 @@ def test_what_is_wrong_is_said_in_a_line_and_the_prompt_goes_on(folder: Path) ->
         (":beam 1000000000000", "whole number"),
         (":beam 000000012345678", "whole number"),
         (":alternatives -1", "whole number"),
-        (":attention", "nothing is translated yet"),
+        (":attention", "nothing has been translated yet"),
         (":model nowhere", "no such folder"),
     ]
     result = piped(*(line for line, _ in wrong), "three one four")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from projtrans import Translator
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.inference.copy_unknown import leave_out, put_back
-from projtrans.inference.translator import Candidate
+from projtrans.inference.translation import Candidate
 from tests.conftest import Toy, cli, done
 
 
@@ -52,7 +52,7 @@ WORDS = st.lists(st.sampled_from(["one", "two.", "😀", "漢字,", "(🚀)", "n
 def test_every_copied_word_comes_through_once(toy: Toy, words: list[str]) -> None:
     translator = Translator.load(toy.run("projection"), "cpu").with_decoding(beam_size=1)
     text = " ".join(words)
-    (found,) = translator.with_copying().translate([text])
+    (found,) = translator.with_options(copy_unknown=True).translate([text])
     copied = [word for word in words if word in ("😀", "漢字,", "(🚀)", "a@b.org")]
     shown = found.text.split()
     for word in set(copied):
@@ -66,9 +66,9 @@ def test_every_copied_word_comes_through_once(toy: Toy, words: list[str]) -> Non
 
 
 def test_alignment_counts_the_words_of_the_whole_line(toy: Toy) -> None:
-    translator = Translator.load(toy.run("projection"), "cpu").with_copying()
+    translator = Translator.load(toy.run("projection"), "cpu").with_options(copy_unknown=True)
     text = "three 😀 one four 漢字"
-    (found,) = translator.with_alignment().translate([text], n_best=2)
+    (found,) = translator.with_options(alignment=True, n_best=2).translate([text])
     for hypothesis in found.hypotheses:
         assert hypothesis.alignment is not None
         target = hypothesis.translation.split()

@@ -90,9 +90,17 @@ def test_both_engines_give_the_same_lines_with_the_same_scores(
     exported: Exported, lines: list[str], kind: str, beam_size: int
 ) -> None:
     run = Run(exported.paper if kind == "paper" else exported.run(kind))
-    theirs = Translator.load(run.folder, "cpu").with_decoding(beam_size=beam_size).translate(lines, n_best=beam_size)
+    theirs = (
+        Translator.load(run.folder, "cpu")
+        .with_decoding(beam_size=beam_size)
+        .with_options(n_best=beam_size)
+        .translate(lines)
+    )
     ours = (
-        OnnxTranslator.of_run(run, "float32", 1).with_decoding(beam_size=beam_size).translate(lines, n_best=beam_size)
+        OnnxTranslator.of_run(run, "float32", 1)
+        .with_decoding(beam_size=beam_size)
+        .with_options(n_best=beam_size)
+        .translate(lines)
     )
     assert len({translation.text for translation in theirs}) > 10, "or nothing is compared"
     for one, other in zip(ours, theirs, strict=True):
@@ -123,7 +131,7 @@ def test_both_engines_do_what_is_asked_of_the_search(
     if kind == "paper":
         prefixes = [prefix.replace("d", "du") for prefix in prefixes]  # its vocabulary is words
     theirs, ours = (
-        translator.with_decoding(**asked).with_token_scores().translate(lines, n_best=3, prefixes=prefixes)
+        translator.with_decoding(**asked).with_options(token_scores=True, n_best=3).translate(lines, prefixes=prefixes)
         for translator in (Translator.load(run.folder, "cpu"), OnnxTranslator.of_run(run, "float32", 1))
     )
     pairs = [(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x.hypotheses, y.hypotheses, strict=True)]

@@ -100,13 +100,13 @@ def differences(model: Transformer, graphs: Graphs, B: int, M: int, S: int, step
     masked = model.config.mask_padding
     memory = model.encode(source_BS, mask_BS if masked else None)
     given = {"source": source_BS.numpy()} | ({"mask": mask_BS.numpy()} if masked else {})
-    decoder = onnx_translator._Decoder(graphs[1], graphs[0].run(None, given), given.get("mask"))
+    decoder = onnx_translator.OnnxStepper(graphs[1], graphs[0].run(None, given), given.get("mask"))
     past: list[KeysValues | None] = [None] * len(memory.layers)
     generator, found = torch.Generator().manual_seed(B), []
     token_BM = torch.full((B, 1), 2)
     for step in range(steps):
         logits_BMV, caches = model.step(token_BM, memory, past)
-        ours = torch.from_numpy(np.array(decoder.step(token_BM.numpy())))
+        ours = torch.from_numpy(np.array(decoder.step(token_BM.numpy()).logits_BMV))
         found.append((ours - logits_BMV).abs().max().item())
         kept_B = torch.arange(len(token_BM))[: max(1, B - step // 3)]
         parent_BM = torch.randint(0, token_BM.shape[1], (len(kept_B), M), generator=generator)
