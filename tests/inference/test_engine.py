@@ -25,6 +25,8 @@ from projtrans.runs.checkpoint import save_model
 from projtrans.runs.run_folder import Run
 from tests.conftest import KINDS, TINY, Toy, cli, done, numbers, spell
 
+pytestmark = pytest.mark.slow  # exporting takes seconds
+
 NEAR = 1e-4
 """Scores of both engines agree to this."""
 

@@ -31,6 +31,8 @@ from tests.attention_cases import covering_array, raw_of
 from tests.model.test_new_attention import LaplaceAttention
 from tests.tiny_training import LONGEST, PAD, fresh, pairs, train
 
+pytestmark = pytest.mark.slow  # exporting takes seconds
+
 Graphs = tuple[InferenceSession, InferenceSession]
 SIZES = [(1, 1, 1), (1, 3, 7), (3, 2, 5), (2, 5, 1), (4, 1, 9)]
 """Sentences, hypotheses, source positions: ones and others, none of them as in the trace alone."""
