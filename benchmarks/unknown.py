@@ -1,7 +1,7 @@
-"""What an emoji does to a translation: `python benchmarks/unknown.py RUN DATA [--sentences 200] [--beam-size 2]`.
+"""How an emoji affects a translation: `python benchmarks/unknown.py RUN DATA [--sentences 200] [--beam-size 2]`.
 
-One is put at the beginning, in the middle or at the end of sentences of the test split; BLEU is that of translations
-without their emoji, and counted is in how many of them it came through.
+One is inserted at the beginning, in the middle or at the end of sentences of the test split. Prints BLEU of the
+translations without their emoji, and how many of them kept it.
 """
 
 import argparse

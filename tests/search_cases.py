@@ -138,7 +138,7 @@ def whole(hypothesis: Hypothesis) -> list[int]:
 
 
 def ranked(scored: list[tuple[list[int], float]], alpha: float, n_best: int) -> list[list[int]]:
-    """The n best sequences, those with an end before those without."""
+    """The n best sequences, those with EOS before those without."""
     normalised = [(tokens[-1] != EOS, -score / ((5 + len(tokens)) / 6) ** alpha, tokens) for tokens, score in scored]
     return [tokens for _, _, tokens in sorted(normalised)[:n_best]]
 
@@ -149,7 +149,7 @@ def anything(tokens: list[int]) -> list[int]:
 
 
 def every_sequence(table: Table, sentence: int, limit: int, may_follow=anything) -> list[tuple[list[int], float]]:
-    """All sequences of at most `limit` tokens and their scores; those without an end have as many."""
+    """All sequences of at most `limit` tokens and their scores; those without EOS have exactly that many."""
     found: list[tuple[list[int], float]] = []
 
     def grow(tokens: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""The prompt, at a real pseudo-terminal and through pipes: what is asked for is shown, and what is wrong is said."""
+"""The prompt, on a pseudo-terminal and through pipes: it shows what is asked for, and says what is wrong."""
 
 import os
 import re

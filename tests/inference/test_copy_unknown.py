@@ -1,4 +1,4 @@
-"""Words that go around the model: every one comes through, the others are translated as if it were not there."""
+"""Words that go around the model: each is kept, and the others are translated as if it were not there."""
 
 import pytest
 from hypothesis import given
@@ -33,7 +33,7 @@ def test_what_cannot_be_spelt_is_left_out(reason: str, text: str, left: str, cop
     assert (reduced.text, [copy.text for copy in reduced.copies]) == (left, copied)
 
 
-def test_places_by_hand() -> None:
+def test_positions_by_hand() -> None:
     """Source: a 😀 b c. 漢 / translated as C B A: the emoji follows what a became, the end stays at the end."""
     reduced = leave_out("a 😀 b c 漢.", ascii_only)
     found = put_back(reduced, Candidate("C B A.", -1.0, alignment=[(2, 0), (1, 1), (0, 2)]))

@@ -189,7 +189,7 @@ def test_blocks_are_the_matrix_to_half_a_step(shape: tuple[int, int]) -> None:
     assert not back[:, 0].any()
 
 
-def test_int8_is_near_and_feels_no_company(tmp_path: Path) -> None:
+def test_int8_is_near_and_independent_of_the_batch(tmp_path: Path) -> None:
     """A trained model, so that there is something to lose: other sentences in the batch change nothing but rounding."""
     model = fresh({"kind": "projection"})
     train(model, 150)

@@ -1,4 +1,4 @@
-"""The translator: one line out for whatever line goes in, the same one in any company, with the score that it has."""
+"""The translator: one line out for any line in, the same in any batch, with the model's own score."""
 
 import itertools
 import json
@@ -232,7 +232,7 @@ def test_a_model_that_was_trained_on_cut_lines_cuts_them(toy: Toy, tmp_path: Pat
 
 
 def test_a_line_feed_that_the_model_invents_does_not_break_the_line(toy: Toy) -> None:
-    """There is a piece for every byte, the line feed among them: nothing but training keeps a model from using it."""
+    """There is a token for every byte, line feed included: only training keeps a model from using it."""
     translator = Translator.load(toy.run("standard"), "cpu").with_decoding(beam_size=5)
     pieces = translator.tokenizer.pieces_target(range(translator.tokenizer.target_size))
     with torch.no_grad():
@@ -246,7 +246,9 @@ def test_a_line_feed_that_the_model_invents_does_not_break_the_line(toy: Toy) ->
 
 
 @pytest.mark.parametrize("beam_size", [1, 5])
-def test_company_does_not_change_a_translation(translator: Translator, sentences: list[str], beam_size: int) -> None:
+def test_the_rest_of_the_batch_does_not_change_a_translation(
+    translator: Translator, sentences: list[str], beam_size: int
+) -> None:
     """A batch, single sentences, another order, other neighbours: equal but for near-ties within 1e-4."""
     decoder = translator.with_decoding(beam_size=beam_size)
     together = decoder.translate(sentences)
@@ -305,7 +307,7 @@ def test_the_best_of_several_is_the_one_best(translator: Translator, sentences: 
 
 
 def greedy_by_hand(translator: Translator, text: str) -> tuple[str, float]:
-    """The most probable next piece from the whole prefix, again and again: no cache, no batch, no search."""
+    """The most probable next token given the whole prefix, again and again: no cache, no batch, no search."""
     tokenizer, model = translator.tokenizer, translator.model
     (source,) = tokenizer.encode_source([text])
     tokens, score = [tokenizer.bos_id], 0.0
@@ -331,7 +333,7 @@ def test_a_beam_of_one_is_greedy_search(translator: Translator, sentences: list[
 
 @pytest.mark.parametrize("beam_size", [1, 5])
 def test_a_score_is_that_of_forced_rescoring(translator: Translator, sentences: list[str], beam_size: int) -> None:
-    """The sum of log-probabilities that the model gives to the pieces, the end included, when they are forced on it."""
+    """The sum of log-probabilities that the model gives to the tokens, EOS included, when they are forced on it."""
     decoder = translator.with_decoding(beam_size=beam_size)
     texts = list(dict.fromkeys(text for text in sentences if text.strip()))
     tokenizer, model, layout = decoder.tokenizer, decoder.model, decoder.layout

@@ -1,6 +1,6 @@
-"""What a user asks of `translate` beside the best translation: prefixes, lengths, no repetition, samples, token scores.
+"""What `translate` offers beside the best translation: prefixes, lengths, no repetition, samples, token scores.
 
-On trained toy models, by Python and by the command, against the model's own probabilities and the rules in words.
+On trained toy models, from Python and by the command, against the model's own probabilities and the rules in words.
 """
 
 import itertools
@@ -47,7 +47,7 @@ def hypotheses(translations: list[Translation]) -> list[tuple[str, list[tuple[st
 
 
 def rescored(translator: Translator, source: str, pieces: list[str]) -> list[float]:
-    """What the model gives to the pieces when they are forced on it, from the whole prefix, without a search."""
+    """What the model gives to the tokens when they are forced on it, from the whole prefix, without a search."""
     tokenizer, model = translator.tokenizer, translator.model
     ids = {piece: id_ for id_, piece in enumerate(tokenizer.pieces_target(range(tokenizer.target_size)))}
     target = [ids[piece] for piece in pieces]
@@ -191,7 +191,7 @@ def test_lengths_hold_and_nothing_is_repeated(
 # ---------------------------------------------------------------------------------------------------------- samples
 
 
-def test_samples_do_not_feel_batch_window_or_stream(translator: Translator, sentences: list[str]) -> None:
+def test_samples_do_not_depend_on_batch_window_or_stream(translator: Translator, sentences: list[str]) -> None:
     decoder = translator.with_decoding(sample=True, temperature=1.3, seed=4)
     together = hypotheses(decoder.with_options(n_best=3).translate(sentences))
     for window in (1, 3):
@@ -205,7 +205,7 @@ def test_samples_do_not_feel_batch_window_or_stream(translator: Translator, sent
 
 
 def test_samples_are_as_frequent_as_they_are_probable(translator: Translator) -> None:
-    """The most frequent first piece of 400 samples, within five standard deviations of what its score tells."""
+    """The most frequent first token of 400 samples, within five standard deviations of what its score tells."""
     (found,) = (
         translator.with_decoding(sample=True).with_options(token_scores=True, n_best=400).translate(["three one"])
     )

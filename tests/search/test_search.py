@@ -115,7 +115,7 @@ def test_scores_are_those_of_forced_rescoring(dtype, tolerance, beam_size):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, data=st.data(), beam_size=st.integers(1, 4), n_best=st.sampled_from([1, 3]))
-def test_a_sentence_does_not_feel_its_batch(seed, data, beam_size, n_best):
+def test_a_sentence_does_not_depend_on_its_batch(seed, data, beam_size, n_best):
     table, sentences = Table(seed, vocabulary=12, end_bias=1.0), list(range(7))
     limits = data.draw(st.lists(st.integers(1, 12), min_size=7, max_size=7))
     order = data.draw(st.permutations(sentences))

@@ -1,4 +1,4 @@
-"""What may be asked of a search: constraints, against exhaustive search; samples, by chi-square.
+"""The options of a search: constraints, against exhaustive search; samples, by chi-square.
 
 Every test runs with the scores of torch and with those of numpy.
 """
@@ -156,8 +156,8 @@ def test_a_prefix_as_long_as_the_maximum_is_all_there_is(options):
 
 @settings(max_examples=30)
 @given(seed=SEEDS, data=st.data(), n_best=st.sampled_from([1, 3]), sample=st.booleans())
-def test_a_sentence_does_not_feel_its_batch(seed, data, n_best, sample):
-    """Whatever prefixes the others have; and its samples depend on its number, not on its place."""
+def test_a_sentence_does_not_depend_on_its_batch(seed, data, n_best, sample):
+    """Whatever prefixes the others have; and its samples depend on its number, not on its position."""
     table, sentences = Table(seed), list(range(5))
     limits = data.draw(st.lists(st.integers(4, 12), min_size=5, max_size=5))
     asked = [data.draw(constraints(4)) for _ in sentences]
