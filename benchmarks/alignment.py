@@ -1,8 +1,8 @@
 """How often cross-attention points at the right word: `python benchmarks/alignment.py RUN DATA [--pairs 2000]`.
 
-Right are pairs of words that the training pairs give away: each predicts the other, by Dice's coefficient
-2 c(s, t) / (c(s) + c(t)) of at least 0.7 over pairs of sentences; names, numbers and words alike. They are looked for
-in the test split, where each stands once in its sentence, and the references are forced on the model.
+The gold alignments are pairs of words that predict each other in the training pairs: Dice's coefficient
+2 c(s, t) / (c(s) + c(t)) is at least 0.7 over pairs of sentences. They are looked up in the test split, where each
+occurs once in its sentence, and the references are forced on the model.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DICE, SEEN = 0.7, 5
 
 
 def words(text: str) -> list[str]:
-    """Words without what stands around them, in lower case."""
+    """Words without surrounding punctuation, in lower case."""
     return [re.sub(r"^\W+|\W+$", "", word.lower()) for word in text.split()]
 
 
@@ -41,7 +41,7 @@ def lexicon(pairs: list) -> set[tuple[str, str]]:
 
 
 def anchors(pair: object, known: set[tuple[str, str]]) -> list[tuple[int, int]]:
-    """Places of the known pairs in a pair of sentences, where nothing else could be meant."""
+    """Positions of the known pairs in a pair of sentences, where they are unambiguous."""
     left, right = words(pair.source), words(pair.target)
     found = [(i, j) for (i, s), (j, t) in product(enumerate(left), enumerate(right)) if (s, t) in known]
     once = Counter(i for i, _ in found), Counter(j for _, j in found)

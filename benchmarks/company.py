@@ -1,4 +1,4 @@
-"""What the company of a sentence does to its translation: `python benchmarks/company.py RUN TEXT LINES`.
+"""How the other sentences in a batch affect a translation: `python benchmarks/company.py RUN TEXT LINES`.
 
 Translates the first LINES lines of TEXT with ONNX Runtime, greedily, in windows of several sizes and with two threads,
 and compares text and score of each with those of windows of 2,048 lines and one thread.
@@ -11,7 +11,7 @@ from pathlib import Path
 from projtrans import OnnxTranslator
 from projtrans.files import stream_lines
 
-CASES = [(1, 2048, 1), (1, 100, 1), (1, 1, 6), (2, 2048, 1)]  # threads, lines of a window, part of the lines
+CASES = [(1, 2048, 1), (1, 100, 1), (1, 1, 6), (2, 2048, 1)]  # threads, lines per window, fraction of the lines
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
         texts = sum(ours[0] != theirs[0] for ours, theirs in zip(found, alone, strict=False))
         scores = [abs(ours[1] - theirs[1]) for ours, theirs in zip(found, alone, strict=False)]
         print(
-            f"{threads} threads, windows of {window:,}: of {len(found):,} lines {texts} other texts, "
-            f"{sum(map(bool, scores))} other scores, by {max(scores):.1e} at most"
+            f"{threads} threads, windows of {window:,}: of {len(found):,} lines {texts} texts differ, "
+            f"{sum(map(bool, scores))} scores, by {max(scores):.1e} at most"
         )
 
 

@@ -1,11 +1,10 @@
-"""Both engines on one trained run: start, latency of a sentence, throughput of a file, the same lines, BLEU.
+"""Both engines on one trained run: start-up, latency of a sentence, throughput of a file, differing lines, BLEU.
 
     python benchmarks/engines.py RUN DATA [--lines 3000] [--beams 1,5] [--starts 9] [--threads 1] [--peer FOLDER]
                            [--only NAME] [--batch-tokens N] [--peer-tokens N]
 
-RUN has to be exported in float32 and int8. --peer: beside them a CTranslate2 model, written by to_ctranslate2.py. Every
-time is printed twice: as the clock has it, and as the processor time of this process, which other work on the machine
-disturbs less.
+RUN has to be exported in float32 and int8. --peer: also a CTranslate2 model, written by to_ctranslate2.py. Every time
+is printed twice: as wall-clock time, and as the CPU time of this process, which other work disturbs less.
 """
 
 import argparse
@@ -29,19 +28,20 @@ import torch  # noqa: E402
 
 from projtrans.data.data_folder import read_split  # noqa: E402
 from projtrans.data.tokenizer import Tokenizer  # noqa: E402
-from projtrans.inference.onnx_translator import OnnxTranslator, _Decoder  # noqa: E402
+from projtrans.inference.onnx_translator import OnnxStepper, OnnxTranslator  # noqa: E402
 from projtrans.inference.torch_translator import Translator  # noqa: E402
-from projtrans.inference.translator import Candidate, SentenceTranslator, Translation  # noqa: E402
+from projtrans.inference.translation import Candidate, Translation  # noqa: E402
+from projtrans.inference.translator import SentenceTranslator  # noqa: E402
 from projtrans.runs.run_folder import open_run  # noqa: E402
 
 ENGINES = [("torch", []), ("onnx float32", ["--precision", "float32"]), ("onnx int8", ["--precision", "int8"])]
 
 
 class Peer:
-    """CTranslate2 with what `compare` and `latency` call: ids as ours, batches as its own documentation forms them."""
+    """CTranslate2 behind the methods that `compare` and `latency` call: our ids, batches as its manual forms them."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, precision: str, threads: int, tokens: int) -> None:
-        """tokens: pieces of a batch."""
+        """tokens: per batch."""
         import ctranslate2
 
         self.engine = ctranslate2.Translator(
@@ -50,7 +50,7 @@ class Peer:
         self.tokenizer, self.tokens, self.beam_size = tokenizer, tokens, 5
 
     def with_decoding(self, beam_size: int) -> "Peer":
-        """The same with another beam."""
+        """The same translator with another beam size."""
         other = copy.copy(self)
         other.beam_size = beam_size
         return other
@@ -60,11 +60,11 @@ class Peer:
         return self.translate([line])[0].text
 
     def translate(self, lines: Sequence[str]) -> list[Translation]:
-        """One translation a line."""
+        """One translation per line."""
         end = self.tokenizer.eos_id
-        pieces = [[str(i) if i != end else "</s>" for i in ids] for ids in self.tokenizer.encode_source(list(lines))]
+        tokens = [[str(i) if i != end else "</s>" for i in ids] for ids in self.tokenizer.encode_source(list(lines))]
         found = self.engine.translate_batch(
-            pieces, beam_size=self.beam_size, max_batch_size=self.tokens, batch_type="tokens", return_scores=True
+            tokens, beam_size=self.beam_size, max_batch_size=self.tokens, batch_type="tokens", return_scores=True
         )
         texts = self.tokenizer.decode_target([list(map(int, one.hypotheses[0])) for one in found])
         scores = [one.scores[0] * len(one.hypotheses[0]) for one in found]
@@ -74,14 +74,14 @@ class Peer:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What the work returns, its seconds, and those of the processor."""
+    """The result of the work, its wall-clock seconds and its CPU seconds."""
     clock, processor = time.perf_counter(), time.process_time()
     result = work()
     return result, time.perf_counter() - clock, time.process_time() - processor
 
 
 def start(run: Path, options: list[str]) -> tuple[float, float]:
-    """Seconds from the start of the process to its end, and those of the processor."""
+    """Wall-clock and CPU seconds of the whole process."""
     command = [sys.executable, "-m", "projtrans", "translate", "Let me go alone.", "--model", str(run), *options]
     clock, before = time.perf_counter(), os.times()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -91,7 +91,7 @@ def start(run: Path, options: list[str]) -> tuple[float, float]:
 
 
 def starts(run: Path, count: int, threads: int) -> None:
-    """From process start to answer."""
+    """From process start to its answer."""
     for name, options in ENGINES:
         engine = ["--engine", "onnx" if options else "torch", "--threads", str(threads), *options]
         times = [start(run, engine) for _ in range(count)]
@@ -108,20 +108,20 @@ def latency(name: str, translator: "SentenceTranslator | Peer", line: str, count
     greedy = translator.with_decoding(beam_size=1)
     times = [timed(lambda: greedy(line))[1:] for _ in range(count)]
     clock, processor = (sorted(column) for column in zip(*times, strict=True))
-    pieces = len(translator.tokenizer.encode_target([greedy(line)])[0]) + 1
+    tokens = len(translator.tokenizer.encode_target([greedy(line)])[0]) + 1
     print(
         f"sentence {name}: median {statistics.median(clock) * 1e3:.1f} ms (least {clock[0] * 1e3:.1f}), processor "
-        f"{statistics.median(processor) * 1e3:.1f} ms (least {processor[0] * 1e3:.1f}), {pieces} pieces",
+        f"{statistics.median(processor) * 1e3:.1f} ms (least {processor[0] * 1e3:.1f}), {tokens} tokens",
         flush=True,
     )
 
 
 def parts(name: str, translator: OnnxTranslator, line: str) -> None:
-    """The graphs for one sentence, least of 200 runs."""
+    """The time of the graphs for one sentence, least of 200 runs."""
     source = np.array(translator.tokenizer.encode_source([line]))
     given = {"source": source, "mask": source != translator.tokenizer.pad_id}
     encoder = min(timed(lambda: translator.encoder.run(None, given))[1] for _ in range(200))
-    decoder = _Decoder(translator.decoder, translator.encoder.run(None, given), given["mask"])
+    decoder = OnnxStepper(translator.decoder, translator.encoder.run(None, given), given["mask"])
     for _ in range(5):
         decoder.step(np.array([[2]]))
     past, steps = decoder.past, []
@@ -132,7 +132,7 @@ def parts(name: str, translator: OnnxTranslator, line: str) -> None:
 
 
 def compare(translators: "dict[str, SentenceTranslator | Peer]", pairs: list[Any], beam_size: int) -> None:
-    """Throughput, lines that differ from torch's with their gaps, and BLEU."""
+    """Throughput, lines that differ from torch's with the gaps of their scores, and BLEU."""
     lines, references = [pair.source for pair in pairs], [[pair.target for pair in pairs]]
     theirs: list[Any] = []
     for name, translator in translators.items():
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer", type=Path, metavar="FOLDER")
     parser.add_argument("--only", default="", metavar="NAME", help="the engines with this in their name")
-    parser.add_argument("--batch-tokens", type=int, help="source pieces that ours decode together")
+    parser.add_argument("--batch-tokens", type=int, help="source tokens that ours decode together")
     parser.add_argument("--peer-tokens", type=int, default=1024, help="the same of CTranslate2")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

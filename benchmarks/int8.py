@@ -1,7 +1,7 @@
 """Ways to multiply with an int8 matrix in ONNX Runtime: `python benchmarks/int8.py [ROWS COLUMNS]`, one thread.
 
 Prints for each way the least microseconds for M rows, the relative error, and the largest change of the other rows when
-one row is made 100 times as large.
+one row is scaled by 100.
 """
 
 import sys

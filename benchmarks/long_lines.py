@@ -1,4 +1,4 @@
-"""What becomes of lines of several sentences: `python benchmarks/long_lines.py RUN DATA [--sentences 240]`.
+"""How lines of several sentences are translated: `python benchmarks/long_lines.py RUN DATA [--sentences 240]`.
 
 Random sentences of the test split are joined to lines of 1, 2, 4 and 24. They are translated as they are, with
 `--sentences`, and with the end cut off at the model's maximum; BLEU is that of the lines.
@@ -28,7 +28,7 @@ def main() -> None:
     tokenizer, longest = translator.tokenizer, translator.longest_source
     pairs = read_split(given.data, "test")
     chosen = [pairs[i] for i in random.Random(1).sample(range(len(pairs)), given.sentences)]
-    print("sentences a line, pieces a line: as it is, --sentences, cut off", flush=True)
+    print("sentences per line, tokens per line: as it is, --sentences, cut off", flush=True)
     for count in (1, 2, 4, 24):
         lines = [chosen[first : first + count] for first in range(0, len(chosen), count)]
         sources, references = (
@@ -39,16 +39,16 @@ def main() -> None:
             text if len(kept) < longest - 1 else tokenizer.decode_target([kept])[0]
             for text, kept in zip(sources, ids, strict=True)
         ]
-        pieces = sum(map(len, tokenizer.encode_source(sources))) / len(lines)
+        tokens = sum(map(len, tokenizer.encode_source(sources))) / len(lines)
         scores = [
             sacrebleu.corpus_bleu([found.text for found in decoder.translate(texts)], [references]).score
             for decoder, texts in (
                 (translator, sources),
-                (translator.sentence_by_sentence(), sources),
+                (translator.with_options(sentences=True), sources),
                 (translator, cut),
             )
         ]
-        print(f"{count}, {pieces:.0f}: {', '.join(f'{score:.1f}' for score in scores)}", flush=True)
+        print(f"{count}, {tokens:.0f}: {', '.join(f'{score:.1f}' for score in scores)}", flush=True)
 
 
 if __name__ == "__main__":

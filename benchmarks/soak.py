@@ -1,8 +1,8 @@
 """A million lines through the filter: `python benchmarks/soak.py RUN LINES TEXT... [-- OPTION...]`.
 
-Repeats the lines of the texts, every 97th one blank, to LINES lines of standard input of `projtrans translate --model
-RUN OPTION...`, and prints how the memory of that process goes. Fails where a line is missing or too many, or where a
-blank one is not in its place; counts the lines that are translated otherwise than the first time that they came.
+Repeats the lines of the texts, every 97th one blank, up to LINES lines of standard input for `projtrans translate
+--model RUN OPTION...`, and prints the memory of that process over time. Fails if lines are missing or superfluous, or a
+blank one is out of place; counts the lines that are translated differently from the first time.
 """
 
 import itertools
@@ -22,26 +22,26 @@ REPORT_LINES = 50_000
 
 
 def lines(texts: list[str], count: int) -> Iterator[str]:
-    """What is put in."""
+    """The input lines."""
     for number, text in enumerate(itertools.islice(itertools.cycle(texts), count)):
         yield "" if number % BLANK_EVERY == 0 else text
 
 
 def feed(stream: IO[bytes], texts: list[str], count: int) -> None:
-    """Write as fast as it is read."""
+    """Write the input as fast as it is read."""
     with stream:
         for line in lines(texts, count):
             stream.write(f"{line}\n".encode())
 
 
 def memory(process: int) -> float:
-    """Resident memory that is not of files, in MiB."""
+    """Resident anonymous memory, in MiB."""
     status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
 def main() -> None:
-    """Put in, take out, compare, print."""
+    """Feed, read, compare, print."""
     given, _, options = " ".join(sys.argv[1:]).partition(" -- ")
     run, count, *paths = given.split()
     texts = [text for path in paths for text in read_lines(Path(path)) if text.strip()]

@@ -39,7 +39,7 @@ def put_attention(spec: Any, weights: dict[str, np.ndarray], name: str, *, cross
 
 
 def convert(run: Run, folder: Path) -> None:
-    """Write the model; its pieces are the numbers of ours as text."""
+    """Write the model; its tokens are our ids as text."""
     model, weights = run.raw_config["model"], load_file(run.model_file)
     layers = (model["layers"]["encoder"], model["layers"]["decoder"])
     spec = TransformerSpec.from_config(layers, model["heads"], pre_norm=True)

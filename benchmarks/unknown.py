@@ -1,7 +1,7 @@
-"""What an emoji does to a translation: `python benchmarks/unknown.py RUN DATA [--sentences 200] [--beam-size 2]`.
+"""How an emoji affects a translation: `python benchmarks/unknown.py RUN DATA [--sentences 200] [--beam-size 2]`.
 
-One is put at the beginning, in the middle or at the end of sentences of the test split; BLEU is that of translations
-without their emoji, and counted is in how many of them it came through.
+One is inserted at the beginning, in the middle or at the end of sentences of the test split. Prints BLEU of the
+translations without their emoji, and how many of them kept it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
             words = pair.source.split()
             at = {"beginning": 0, "middle": (len(words) + 1) // 2, "end": len(words)}.get(place)
             texts.append(" ".join(words if at is None else [*words[:at], EMOJI, *words[at:]]))
-        for name, decoder in (("as it is", translator), ("--copy-unknown", translator.with_copying())):
+        for name, decoder in (("as it is", translator), ("--copy-unknown", translator.with_options(copy_unknown=True))):
             found = [translation.text for translation in decoder.translate(texts)]
             bare = [" ".join(text.replace(EMOJI, " ").split()) for text in found]
             score = sacrebleu.corpus_bleu(bare, [references]).score

@@ -91,16 +91,17 @@ def link(source: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Lock a file, created if missing, against all other processes; yields False where one of them holds the lock.
-
-    The system releases the lock when the process ends, however it ends. Where the file system has no locks, every
-    process gets one.
-    """
+    """Lock a file, created if missing, against all other processes; yields False where one of them holds the lock."""
     with path.open("a") as file:
-        yield _lock(file)
+        yield hold(file, path)
 
 
-def _lock(file: IO[str]) -> bool:
+def hold(file: IO[Any], path: Path) -> bool:
+    """Lock an open file against all other processes until it is closed; False where another one holds the lock.
+
+    False too where `path` is no longer that file: its holder has just moved it. The system releases the lock when the
+    process ends, however it ends. Where the file system has no locks, every process gets one.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -112,7 +113,9 @@ def _lock(file: IO[str]) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
-    return True
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def remove_leftovers(path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Kills a translation of a file over and over, and compares what it ends as with the one that nobody touched.
+"""Kills a translation of a file over and over, and compares its result with that of an undisturbed one.
 
     python tests/killing_filter.py RUN INPUT [--kills N] [--seed N]
 
-As killing.py does with training: a process of its own each time, forked after the imports, that dies before a call of
-the operating system, between two steps of Python, in the middle of a write, or whenever its parent likes.
+As killing.py does with training: each time a new process, forked after the imports, that dies before a system call,
+between two steps of Python, in the middle of a write, or at a moment that its parent chooses.
 """
 
 import argparse
@@ -27,7 +27,7 @@ VARIANTS = [["--format", "text"], ["--format", "tsv", "--n-best", "3"], ["--form
 
 
 def child(arguments: list[str], arm: Callable[[], None], settle: Callable[[int], None]) -> int:
-    """Translate in a process of its own, with `arm` called in it first; its wait status."""
+    """Translate in a child process that calls `arm` first; returns its wait status."""
     sys.stdout.flush()
     number = os.fork()
     if number == 0:
@@ -46,7 +46,7 @@ def child(arguments: list[str], arm: Callable[[], None], settle: Callable[[int],
 
 
 def lengths(arguments: list[str], file: Path) -> tuple[int, int]:
-    """Steps of Python and calls that change files of a whole translation, which is made for that."""
+    """The number of Python steps, and of calls that change files, in a whole translation."""
 
     def arm() -> None:
         steps = calls = 0
@@ -67,7 +67,7 @@ def lengths(arguments: list[str], file: Path) -> tuple[int, int]:
 
 
 def kill(folder: Path, run: str, source: str, kills: int, seed: int) -> str:
-    """Kill so many translations, each of which goes on where the last one died; ends with what was seen."""
+    """Kill so many translations, each of which resumes where the last one died; returns what was seen."""
     chance, died, resumed = random.Random(seed), 0, 0
     for number, variant in enumerate(VARIANTS):
         whole, out = folder / f"whole-{number}", folder / f"out-{number}"
@@ -92,8 +92,8 @@ def kill(folder: Path, run: str, source: str, kills: int, seed: int) -> str:
         if left:
             raise SystemExit(f"left behind: {left}")
     if not resumed:
-        raise SystemExit("no translation was gone on with")
-    return f"{died} kills, {resumed} gone on with, without one difference"
+        raise SystemExit("no translation was resumed")
+    return f"{died} kills, {resumed} resumed, without one difference"
 
 
 def main() -> None:

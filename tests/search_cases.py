@@ -1,4 +1,4 @@
-"""Toy models for the searches, both searches behind one call, and obvious slow searches to hold them to."""
+"""Toy models for the search, with the scores of either engine, and obvious slow searches to hold it to."""
 
 import math
 
@@ -6,63 +6,53 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from projtrans.search import numpy_search
-from projtrans.search import search as torch_search
-from projtrans.search.decoding import DecodingConfig, Hypothesis, Rules
+from projtrans.inference.torch_scores import TorchScores
+from projtrans.search import search as searches
+from projtrans.search.decoding import DecodingConfig
+from projtrans.search.numpy_scores import NumpyScores
+from projtrans.search.rules import Rules
+from projtrans.search.search import Hypothesis, SearchRequest
 
-PAD, BOS, END, UNK, A, B = range(6)
+PAD, BOS, EOS, UNK, A, B = range(6)
 BANNED = (PAD, BOS, UNK)
-RULES = Rules(bos_id=BOS, eos_id=END, banned_ids=BANNED)
+RULES = Rules(bos_id=BOS, eos_id=EOS, banned_ids=BANNED)
 SEEDS = st.integers(0, 10**6)
 ALPHAS = st.sampled_from([0.0, 0.3, 1.0, 2.0])
 
 
-class Numpy:
-    """A Stepper of tensors as one of arrays."""
-
-    def __init__(self, stepper):
-        self.stepper = stepper
-
-    def step(self, token_BM):
-        assert isinstance(token_BM, np.ndarray)
-        return array(self.stepper.step(torch.from_numpy(token_BM)))
-
-    def select(self, sentence_B, parent_BM):
-        self.stepper.select(torch.from_numpy(sentence_B), torch.from_numpy(parent_BM))
+def numpy_scores(logits_BMV):
+    """The scores of an engine that computes in numpy, which has no bfloat16."""
+    return NumpyScores((logits_BMV.float() if logits_BMV.dtype == torch.bfloat16 else logits_BMV).numpy())
 
 
-def array(tensor):
-    """A tensor in numpy, which has no bfloat16."""
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+ENGINES = {"torch": TorchScores, "numpy": numpy_scores}
+"""What makes scores of logits."""
+
+USED = [TorchScores]
+"""The scores that the steppers give."""
 
 
-USED = [torch_search]
-"""The search that the tests have before them."""
+def search(stepper, limits, config, rules=RULES, *, by="search", n_best=1, numbers=None):
+    request = SearchRequest(
+        limits=torch.as_tensor(limits).tolist(), rules=rules, decoding=config, n_best=n_best, numbers=numbers
+    )
+    return getattr(searches, by)(stepper, request)
 
 
-def called(name, stepper, limits_B, *arguments, **options):
-    [module] = USED
-    given = (Numpy(stepper), limits_B.numpy()) if module is numpy_search else (stepper, limits_B)
-    return getattr(module, name)(*given, *arguments, **options)
+def greedy(stepper, limits, rules=RULES, **changes):
+    return search(stepper, limits, DecodingConfig(**changes), rules, by="greedy")
 
 
-def greedy(stepper, limits_B, rules=RULES, **changes):
-    return called("greedy", stepper, limits_B, DecodingConfig(**changes), rules)
+def beam_search(stepper, limits, rules=RULES, *, n_best, **changes):
+    return search(stepper, limits, DecodingConfig(**changes), rules, by="beam_search", n_best=n_best)
 
 
-def beam_search(stepper, limits_B, rules=RULES, *, n_best, **changes):
-    return called("beam_search", stepper, limits_B, DecodingConfig(**changes), rules, n_best=n_best)
-
-
-def search(stepper, limits_B, config, rules=RULES, **options):
-    return called("search", stepper, limits_B, config, rules, **options)
-
-
-def by_both(table, sentences, limits_B, *arguments, **options):
-    """What the search in numpy finds, and what that in torch finds."""
-    theirs = torch_search.search(TableStepper(table, sentences), limits_B, *arguments, **options)
-    stepper = Numpy(TableStepper(table, sentences))
-    return numpy_search.search(stepper, limits_B.numpy(), *arguments, **options), theirs
+def by_both(table, sentences, limits, *arguments, **options):
+    """What is found with the scores of numpy, and with those of torch."""
+    found = []
+    for USED[:] in ([numpy_scores], [TorchScores]):
+        found.append(search(TableStepper(table, sentences), limits, *arguments, **options))
+    return found
 
 
 class Table:
@@ -71,7 +61,7 @@ class Table:
     def __init__(self, seed: int, vocabulary: int = 7, end_bias: float = 0.0, dtype: torch.dtype = torch.float64):
         generator = torch.Generator().manual_seed(seed)
         self.logits = torch.randn(997, vocabulary, dtype=torch.float64, generator=generator) * 2
-        self.logits[:, END] += end_bias
+        self.logits[:, EOS] += end_bias
         self.logits = self.logits.to(dtype)
 
     def row(self, row, token, sentence):
@@ -95,26 +85,29 @@ class TableStepper:
 
     def __init__(self, table: Table, sentences: list[int]):
         self.table = table
-        self.memory_B = torch.tensor(sentences)
-        self.cache_BM = torch.zeros(len(sentences), 1, dtype=torch.long)
+        self.memory_B = np.array(sentences, dtype=np.int64)
+        self.cache_BM = np.zeros((len(sentences), 1), dtype=np.int64)
         self.steps: list[int] = []
 
-    def step(self, token_BM):
+    def logits(self, token_BM):
         assert token_BM.shape == self.cache_BM.shape
-        assert token_BM.dtype == torch.long
+        assert token_BM.dtype == np.int64
         assert (token_BM == BOS).all() or self.steps
         self.steps.append(len(token_BM))
         self.cache_BM = self.table.row(self.cache_BM, token_BM, self.memory_B[:, None])
-        return self.table.logits[self.cache_BM]
+        return self.table.logits[torch.from_numpy(self.cache_BM)]
+
+    def step(self, token_BM):
+        return USED[0](self.logits(token_BM))
 
     def select(self, sentence_B, parent_BM):
         kept = sentence_B.tolist()
         assert kept == sorted(set(kept))
         assert len(kept) == len(parent_BM) > 0
-        slots = torch.arange(self.cache_BM.shape[1]).repeat(len(self.cache_BM), 1)
-        assert len(kept) < len(slots) or not torch.equal(parent_BM, slots), "select called for nothing"
+        slots = np.arange(self.cache_BM.shape[1])[None].repeat(len(self.cache_BM), 0)
+        assert len(kept) < len(slots) or not np.array_equal(parent_BM, slots), "select called for nothing"
         self.memory_B = self.memory_B[sentence_B]
-        self.cache_BM = self.cache_BM[sentence_B].gather(1, parent_BM)
+        self.cache_BM = np.take_along_axis(self.cache_BM[sentence_B], parent_BM, 1)
 
 
 class Fixed:
@@ -128,9 +121,9 @@ class Fixed:
         self.prefixes = [(*prefix, token) for prefix, token in zip(self.prefixes, token_BM[0].tolist(), strict=True)]
         logits = torch.full((1, len(self.prefixes), self.vocabulary), -math.inf)
         for m, prefix in enumerate(self.prefixes):
-            for token, probability in self.probabilities.get(prefix[1:], {END: 1.0}).items():
+            for token, probability in self.probabilities.get(prefix[1:], {EOS: 1.0}).items():
                 logits[0, m, token] = math.log(probability)
-        return logits + 3.0  # unnormalised
+        return USED[0](logits + 3.0)  # unnormalised
 
     def select(self, sentence_B, parent_BM):
         self.prefixes = [self.prefixes[parent] for parent in parent_BM[0].tolist()]
@@ -141,12 +134,12 @@ def beam(table, sentences, limits, *, n_best=1, **changes):
 
 
 def whole(hypothesis: Hypothesis) -> list[int]:
-    return hypothesis.tokens + [END] * hypothesis.finished
+    return hypothesis.tokens + [EOS] * hypothesis.finished
 
 
 def ranked(scored: list[tuple[list[int], float]], alpha: float, n_best: int) -> list[list[int]]:
-    """The n best sequences, those with an end before those without."""
-    normalised = [(tokens[-1] != END, -score / ((5 + len(tokens)) / 6) ** alpha, tokens) for tokens, score in scored]
+    """The n best sequences, those with EOS before those without."""
+    normalised = [(tokens[-1] != EOS, -score / ((5 + len(tokens)) / 6) ** alpha, tokens) for tokens, score in scored]
     return [tokens for _, _, tokens in sorted(normalised)[:n_best]]
 
 
@@ -156,11 +149,11 @@ def anything(tokens: list[int]) -> list[int]:
 
 
 def every_sequence(table: Table, sentence: int, limit: int, may_follow=anything) -> list[tuple[list[int], float]]:
-    """All sequences of at most `limit` tokens and their scores; those without an end have as many."""
+    """All sequences of at most `limit` tokens and their scores; those without EOS have exactly that many."""
     found: list[tuple[list[int], float]] = []
 
     def grow(tokens: list[int]) -> None:
-        if tokens[-1:] == [END] or len(tokens) == limit:
+        if tokens[-1:] == [EOS] or len(tokens) == limit:
             found.append((tokens, sum(table.rescore(sentence, tokens))))
             return
         for token in may_follow(tokens):
@@ -184,6 +177,6 @@ def slow_beam(
             if (token not in BANNED if may_follow is None else token in may_follow(tokens))
         ]
         longer.sort(key=lambda candidate: -candidate[1])
-        ended += [candidate for candidate in longer[:beam_size] if candidate[0][-1] == END]
-        live = [candidate for candidate in longer if candidate[0][-1] != END][:beam_size]
+        ended += [candidate for candidate in longer[:beam_size] if candidate[0][-1] == EOS]
+        live = [candidate for candidate in longer if candidate[0][-1] != EOS][:beam_size]
     return ranked(ended + live, alpha, n_best)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from projtrans.config import build
-from projtrans.inference.torch_translator import _Decoder
+from projtrans.inference.torch_translator import TorchStepper
 from projtrans.model.loss import cross_entropy
 from projtrans.model.multihead import constrain
 from projtrans.model.transformer import ModelConfig, Transformer
 from projtrans.runs.settings import OptimizerConfig
-from projtrans.search.decoding import DecodingConfig, Rules
-from projtrans.search.search import search
+from projtrans.search.decoding import DecodingConfig
+from projtrans.search.rules import Rules
+from projtrans.search.search import SearchRequest, search
 from projtrans.training.optimizer import build_optimizer, clip, rate, set_rate
 
 PAD, BOS, EOS, FIRST = 0, 1, 2, 3
@@ -74,9 +75,10 @@ def train(model: Transformer, updates: int, batch: int = 32) -> list[float]:
 def translate(model: Transformer, source: Tensor, beam_size: int) -> list[list[int]]:
     """The best translations by the real search."""
     memory = model.eval().encode(source, source != PAD)
-    limits = torch.full((len(source),), LONGEST + 1)
-    config = build(DecodingConfig, {"beam_size": beam_size})
-    found = search(
-        _Decoder(model, memory, len(source)), limits, config, Rules(bos_id=BOS, eos_id=EOS, banned_ids=[PAD, BOS])
+    request = SearchRequest(
+        limits=[LONGEST + 1] * len(source),
+        rules=Rules(bos_id=BOS, eos_id=EOS, banned_ids=[PAD, BOS]),
+        decoding=build(DecodingConfig, {"beam_size": beam_size}),
     )
+    found = search(TorchStepper(model, memory, len(source)), request)
     return [hypotheses[0].tokens for hypotheses in found]

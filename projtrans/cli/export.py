@@ -1,12 +1,7 @@
 """The command `export`."""
 
-from typing import TYPE_CHECKING
-
 from projtrans.cli import options as o
 from projtrans.cli.shell import noting
-
-if TYPE_CHECKING:
-    pass
 
 
 def export(

@@ -1,4 +1,4 @@
-"""`translate` as a filter: a line out for every line in, from a pipe or a file to a pipe or a file."""
+"""`translate` as a filter: one line out per line in, from a pipe or a file to a pipe or a file."""
 
 import contextlib
 import shlex
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from projtrans import __version__, files
 from projtrans.cli.shell import noting, write
 from projtrans.errors import ConfigError, DataError, Interrupted, LineError
-from projtrans.inference import onnx_translator
 from projtrans.inference.line_reader import Line, Place, lines_left, opened, windows
-from projtrans.inference.line_translation import OnError, Warnings, rendered, translated
+from projtrans.inference.line_translation import OnError, Warnings, render, translate_lines
+from projtrans.inference.output_formats import FORMATS
 from projtrans.inference.resumable_output import ResumableOutput
 from projtrans.inference.translator import WINDOW, SentenceTranslator
 from projtrans.runs.run_folder import Run
@@ -26,30 +26,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Filter:
-    """How lines are made of lines: the translator, and what is written of its translations."""
+    """How output lines are made from input lines: the translator, and what is written of its translations."""
 
     translator: SentenceTranslator
-    n_best: int
-    format: str
+    format: str  # a name in FORMATS
     on_error: OnError
 
     def lines(self, lines: list[Line], source: str, warn: Warnings) -> Iterator[str]:
         """The output lines of consecutive lines."""
-        found = translated(self.translator, lines, n_best=self.n_best, on_error=self.on_error, source=source, warn=warn)
-        return rendered(found, self.format, warn, lines[0].number)
+        found = translate_lines(self.translator, lines, on_error=self.on_error, source=source, warn=warn)
+        return render(found, FORMATS[self.format], warn, lines[0].number)
 
     def made_with(self, run: Run, source: Path) -> dict[str, Any]:
-        """Everything that the output depends on; `fail`, which shows in no output, is not named."""
-        made: dict[str, Any] = {
-            "projtrans": __version__,
-            "engine": self.translator.engine,
-            **onnx_translator.fingerprint(run),
-        }
-        made |= {"tokenizer": self.translator.tokenizer.checksum, **asdict(self.translator.decoding)}
-        made |= {"prefix": self.translator.prefix, "token_scores": self.translator.token_scores}
-        ways = ("every_sentence", "aligned", "copying")
-        made |= {name: True for name in ways if getattr(self.translator, name)}
-        made |= {"n_best": self.n_best, "format": self.format, "input": files.checksum(source)}
+        """Everything that the output depends on; `fail` is not named, since no output shows it."""
+        options = asdict(self.translator.options)
+        made = {"projtrans": __version__, "engine": self.translator.engine, **run.fingerprint()}
+        made |= {"tokenizer": self.translator.tokenizer.checksum, **options.pop("decoding"), **options}
+        made |= {"format": self.format, "input": files.checksum(source)}
         return made if self.on_error == "fail" else {**made, "on_error": self.on_error}
 
 
@@ -63,15 +56,14 @@ def filter_texts(filter: Filter, texts: list[str], output: str | None, quiet: bo
 def filter_lines(
     filter: Filter, run: Run, input: str | None, output: str | None, *, buffer: float, resume: bool, quiet: bool
 ) -> None:
-    """Translate a file, or standard input as its lines come (None, -), to a file or to standard output (None, -).
+    """Translate a file, or standard input as its lines arrive (None, -), to a file or to standard output (None, -).
 
-    buffer: as in `windows`. From file to file, what is done is kept as `ResumableOutput`
-    says, and `resume` goes on with it.
+    buffer: as in `windows`. From file to file, progress is kept as `ResumableOutput` describes, for `resume`.
     """
     source, target = _path(input), _path(output)
     kept = source is not None and source.is_file() and target is not None and (target.is_file() or not target.exists())
     if resume and not kept:
-        raise ConfigError("--resume: goes on from a file to a file; --input and --output must not be pipes or devices")
+        raise ConfigError("--resume: works from file to file; --input and --output must not be pipes or devices")
     hidden = quiet or (target is None and sys.stdout.isatty())
     with Warnings(noting(quiet)) as warn, _bar(hidden) as bar:
         if source and target and kept:
@@ -84,7 +76,7 @@ def filter_lines(
 
 
 def _bar(hidden: bool) -> "AbstractContextManager[Bar | None]":
-    """A bar where there is somebody to see it; nobody else waits for what draws it to be imported."""
+    """A progress bar on a terminal; what draws it is imported for that alone."""
     if hidden or sys.stderr is None or not sys.stderr.isatty():
         return contextlib.nullcontext()
     from projtrans.cli.console import Bar
@@ -120,7 +112,7 @@ def _file_to_file(filter: Filter, source: Path, out: ResumableOutput, warn: Warn
         total = None if total is None else start.lines + total
         if bar:
             bar(start.lines, total)
-        # Always windows of one size: those of an output that is gone on with are then the same.
+        # Always windows of one size, so that a resumed translation has the same ones.
         for window in windows(stream, first_lines=WINDOW, most_lines=WINDOW, start=start):
             out.write(filter.lines(window.lines, str(source), warn))
             out.keep(window.end.lines, window.end.bytes)
@@ -131,7 +123,7 @@ def _file_to_file(filter: Filter, source: Path, out: ResumableOutput, warn: Warn
 
 @contextlib.contextmanager
 def _stoppable(out: ResumableOutput) -> Iterator[ResumableOutput]:
-    """Whoever stops it, or has a line in it that cannot be translated, is told where the output is."""
+    """On an interrupt, or a line that cannot be translated, say how to resume and where the output is."""
     try:
         with out:
             yield out
@@ -139,7 +131,7 @@ def _stoppable(out: ResumableOutput) -> Iterator[ResumableOutput]:
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
         again = [*sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
         raise Interrupted(
-            f"stopped after {out.kept_lines:,} lines; go on with: {shlex.join(['projtrans', *again])}", number
+            f"stopped after {out.kept_lines:,} lines; resume with: {shlex.join(['projtrans', *again])}", number
         ) from stop
     except LineError as error:
         raise DataError(f"{error}; the output before it is in {out.file_path}") from error

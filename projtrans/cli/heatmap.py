@@ -1,15 +1,15 @@
-"""A matrix of attention weights as text: a row a query, a column a key, shades for weights.
+"""A matrix of attention weights as text: one row per query, one column per key, shades for weights.
 
-Keys are written from top to bottom above their columns; at the right of a row stands the key with its largest weight.
-Knows numbers and labels alone, neither models nor terminals: how wide a line may be, and whether it may hold block
-characters, the caller says.
+Keys are written from top to bottom above their columns; the key with the largest weight stands at the right of a row.
+Knows numbers and labels only, neither models nor terminals: the caller says how wide a line may be, and whether it may
+hold block characters.
 """
 
 import unicodedata
 from collections.abc import Sequence
 
 STEPS = (0.05, 0.2, 0.4, 0.6, 0.8)
-"""A weight below the first is blank, the others have a shade each."""
+"""Weights below the first are blank; every further step has a shade."""
 
 BLOCKS, ASCII = "·░▒▓█", ".:+#@"
 
@@ -19,7 +19,7 @@ LONGEST_LABEL = 12
 def heatmap(
     weights: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, width: int, blocks: bool
 ) -> list[str]:
-    """The lines, none wider than `width` (of 50 at least); what has more columns than fit goes on further down."""
+    """The lines, none wider than `width` (at least 50); columns that do not fit follow further down."""
     rows, columns = [_label(row, blocks) for row in rows], [_label(column, blocks) for column in columns]
     best = [max(range(len(row)), key=row.__getitem__) for row in weights]
     ends = [f"{_padded(columns[j], LONGEST_LABEL)} {row[j]:.2f}" for row, j in zip(weights, best, strict=True)]
@@ -35,7 +35,7 @@ def heatmap(
 
 
 def legend(blocks: bool) -> str:
-    """What the shades mean."""
+    """The line that explains the shades."""
     return "from  " + "  ".join(
         f"{shade} {step:g}" for shade, step in zip(BLOCKS if blocks else ASCII, STEPS, strict=True)
     )
@@ -55,9 +55,9 @@ def _header(labels: Sequence[str]) -> list[str]:
     ]
 
 
-def _label(piece: str, blocks: bool) -> str:
-    """A piece that can be shown: no control characters, not too long, without ▁ where that cannot be shown."""
-    shown = "".join(sign if sign.isprintable() and not unicodedata.combining(sign) else "?" for sign in piece)
+def _label(token: str, blocks: bool) -> str:
+    """A printable token: no control characters, not too long, without ▁ where that cannot be shown."""
+    shown = "".join(sign if sign.isprintable() and not unicodedata.combining(sign) else "?" for sign in token)
     shown = shown if blocks else shown.replace("▁", "_")
     while _cells(shown) > LONGEST_LABEL:
         shown = shown[:-2] + "~"
@@ -69,5 +69,5 @@ def _padded(text: str, width: int) -> str:
 
 
 def _cells(text: str) -> int:
-    """Columns of a terminal that the text takes."""
+    """The number of terminal columns that the text takes."""
     return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)

@@ -1,12 +1,18 @@
 """The options and arguments of the commands, each declared once. Knows nothing of what the commands do with them."""
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from projtrans.cli.completion import Complete, choices, configurations, data_folders, runs, settings
 from projtrans.data import corpora
+from projtrans.inference.output_formats import FORMATS
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(FORMATS)]
 
 
 def _option(
@@ -168,8 +174,8 @@ NBest = Annotated[
 ]
 
 Format = Annotated[
-    Literal["text", "tsv", "json"],
-    _option("text: one translation per line; tsv: score and translation; json: one object per line [default: text]."),
+    FormatName,
+    _option("; ".join(f"{name}: {format.help}" for name, format in FORMATS.items()) + " [default: text]."),
 ]
 
 Alignment = Annotated[

@@ -1,6 +1,6 @@
 """The interactive prompt: a sentence in, its translation out, with line editing, history and commands.
 
-Translations go to standard output, all else to standard error, so that what is piped is data.
+Translations go to standard output, everything else to standard error, so that pipes carry data only.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from projtrans.cli import console
 from projtrans.cli.heatmap import heatmap
 from projtrans.errors import ConfigError, RunError
-from projtrans.inference.translator import SentenceTranslator, Translation
+from projtrans.inference.translation import Translation
+from projtrans.inference.translator import SentenceTranslator
 from projtrans.runs.run_folder import Run
 from projtrans.search.decoding import DecodingConfig
 
@@ -28,29 +29,29 @@ HISTORY_LINES = 1000
 ALTERNATIVES = 5
 
 MOST = 100
-"""Hypotheses that can be asked for: more would only be waited for."""
+"""The largest beam and number of hypotheses: more would take too long."""
 
 Opener = Callable[[Path | None, Literal["torch"] | None], tuple[Run, SentenceTranslator]]
-"""A run folder (None: the one that the command was given), on an engine (None: the command's), with its translator."""
+"""Opens a run folder (None: the command's) with its translator, on an engine (None: the command's)."""
 
 HELP = """\
 :alternatives [N]   show N translations with their scores; again: only the best
-:attention [L[.H]]  what each piece of the last translation attended to, in
+:attention [L[.H]]  what each token of the last translation attended to, in
                     layer L, or in its head H; all: in every layer
 :beam N             search with N hypotheses
-:model [RUN]        tell of the model, or take another one
+:model [RUN]        describe the model, or load another one
 :help               this list
 :quit               leave (Ctrl-D does too)
 A line that begins with :: is translated without its first colon.
 """
 
 
-def prompt(opened: Opener, n_best: int, quiet: bool) -> None:
+def prompt(opened: Opener, quiet: bool) -> None:
     """Read sentences and commands until the end of the input (Ctrl-D) or `:quit`, and print translations.
 
-    Ctrl-C forgets the line. A blank line is ignored. What a command cannot do, it says in a line.
+    Ctrl-C discards the line. Blank lines are ignored. A command that fails says why in one line.
     """
-    session = Session(opened, n_best)
+    session = Session(opened)
     console.note("A sentence and Enter translates; :help lists commands, Ctrl-D or :quit leaves.", quiet)
     with _history():
         for line in _typed():
@@ -61,14 +62,14 @@ def prompt(opened: Opener, n_best: int, quiet: bool) -> None:
 
 
 class Session:
-    """What the prompt remembers from line to line."""
+    """The state of the prompt between lines."""
 
-    def __init__(self, opened: Opener, n_best: int) -> None:
-        self.opened, self.n_best = opened, n_best
+    def __init__(self, opened: Opener) -> None:
+        self.opened = opened
         self.lines = 0  # translated
-        self.beam_size: int | None = None
+        self.beam_size: int | None = None  # as typed
         self.run, self.translator = opened(None, None)
-        self.inside: SentenceTranslator | None = None  # the same model in torch, where an export translates
+        self.inside: SentenceTranslator | None = None  # the same model in torch, if an export translates
         self.last: Translation | None = None
         self.commands: dict[str, Callable[[str], None]] = {
             ":alternatives": self.set_alternatives,
@@ -79,7 +80,7 @@ class Session:
         }
 
     def answer(self, line: str) -> None:
-        """Do what a line asks for."""
+        """Translate a line, or run the command in it."""
         if not line.startswith(":") or line.startswith("::"):
             self.translate(line.removeprefix(":"))
             return
@@ -94,14 +95,19 @@ class Session:
             console.note(f"{name}: {error}")
 
     def translate(self, text: str) -> None:
-        """Print the translation of a line, or its best ones with their scores."""
+        """Print the translation of a line, or the best ones with their scores."""
         if not text.strip():
             return
         self.lines += 1
-        self.last = self.translator.translate([text], n_best=self.n_best, numbers=[self.lines])[0]
+        self.last = self.translator.translate([text], numbers=[self.lines])[0]
         for hypothesis in self.last.hypotheses:
             score = f"{hypothesis.score:8.3f}  " if self.n_best > 1 else ""
             print(f"{score}{hypothesis.translation}", flush=True)
+
+    @property
+    def n_best(self) -> int:
+        """Translations per sentence."""
+        return self.translator.options.n_best
 
     def set_beam(self, value: str) -> None:
         """`:beam N`."""
@@ -111,22 +117,24 @@ class Session:
 
     def set_alternatives(self, value: str) -> None:
         """`:alternatives [N]`."""
-        self.n_best = _number(value) if value else 1 if self.n_best > 1 else ALTERNATIVES
-        console.note(f"{self.n_best} translations a sentence" if self.n_best > 1 else "one translation a sentence")
+        n_best = _number(value) if value else 1 if self.n_best > 1 else ALTERNATIVES
+        self.translator = self.translator.with_options(n_best=n_best)
+        console.note(f"{n_best} translations per sentence" if n_best > 1 else "one translation per sentence")
 
     def show_model(self, value: str) -> None:
         """`:model [RUN]`."""
         if value:
             run, translator = self.opened(Path(value).expanduser(), None)
-            self.run, self.translator, self.last, self.inside = run, translator, None, None
+            translator = translator.with_options(n_best=self.n_best)
             if self.beam_size is not None:
-                self.translator = translator.with_decoding(beam_size=self.beam_size)
+                translator = translator.with_decoding(beam_size=self.beam_size)
+            self.run, self.translator, self.last, self.inside = run, translator, None, None
         console.lines(_described(self.run, self._with_torch(), self.translator.decoding))
 
     def show_attention(self, value: str) -> None:
         """`:attention [L[.H]]`, `:attention all`."""
         if self.last is None:
-            raise ConfigError("nothing is translated yet; type a sentence first")
+            raise ConfigError("nothing has been translated yet; type a sentence first")
         tokenizer = self.translator.tokenizer
         for part in self.last.parts or [self.last]:
             tokens, columns = part.best.tokens, tokenizer.encode_source([part.source])[0]
@@ -136,12 +144,12 @@ class Session:
             rows = tokenizer.target_tokens(tokens)
             width, blocks = console.message_columns(), console.shows_blocks()
             for title, weights_TS in _chosen(weights_LHTS, value):
-                pieces = tokenizer.source_tokens(columns)[: weights_TS.shape[1]]
-                lines = heatmap(weights_TS.tolist(), rows, pieces, width=width, blocks=blocks)
+                shown = tokenizer.source_tokens(columns)[: weights_TS.shape[1]]
+                lines = heatmap(weights_TS.tolist(), rows, shown, width=width, blocks=blocks)
                 console.lines([title, *lines])
 
     def _with_torch(self) -> "Translator":
-        """The model itself: an export does not show what is inside."""
+        """The model in torch: an export does not expose its attention weights."""
         from projtrans.inference.torch_translator import Translator
 
         if isinstance(self.translator, Translator):
@@ -163,7 +171,7 @@ def _between(value: str, most: int, message: str) -> int:
 
 
 def _chosen(weights_LHTS: "Tensor", value: str) -> Iterator[tuple[str, "Tensor"]]:
-    """The maps that `:attention VALUE` asks for, [target pieces, source pieces], with their titles."""
+    """The maps that `:attention VALUE` asks for, [target tokens, source tokens], with their titles."""
     from projtrans.model.alignment import read_layer
 
     layers, heads = weights_LHTS.shape[:2]
@@ -186,7 +194,7 @@ def _place(value: str, name: str, count: int) -> int:
 
 
 def _described(run: Run, translator: "Translator", decoding: DecodingConfig) -> list[str]:
-    """What model it is, a line a fact."""
+    """The facts about the model, one per line."""
     from projtrans.model.multihead import sigmas
 
     model = translator.model
@@ -197,7 +205,7 @@ def _described(run: Run, translator: "Translator", decoding: DecodingConfig) -> 
         ("attention", f"{kind}, {model.config.heads} heads"),
         ("layers", f"{layers.encoder} + {layers.decoder}, width {model.config.width}"),
         ("parameters", f"{parameters:,}"),
-        ("pieces", f"{translator.tokenizer.target_size:,}, {translator.longest_source} a source at most"),
+        ("vocabulary", f"{translator.tokenizer.target_size:,} tokens, at most {translator.longest_source} per source"),
         ("search", f"beam {decoding.beam_size}, length penalty {decoding.length_penalty:g}"),
     ]
     facts += [(f"σ {name}", " ".join(f"{value:.4g}" for value in values)) for name, values in sigmas(model).items()]
@@ -206,7 +214,7 @@ def _described(run: Run, translator: "Translator", decoding: DecodingConfig) -> 
 
 
 def _typed() -> Iterator[str]:
-    beside = None if sys.stdin.isatty() and sys.stdout.isatty() else sys.stderr  # never among the data
+    beside = None if sys.stdin.isatty() and sys.stdout.isatty() else sys.stderr  # never mixed into the data
     while True:
         try:
             if beside:
@@ -225,7 +233,7 @@ def _typed() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _history() -> Iterator[None]:
-    """Line editing with the history of earlier sessions, where readline is there and the file can be used."""
+    """Line editing with the history of earlier sessions, if readline is available and the file usable."""
     try:
         import readline
     except ImportError:  # Windows

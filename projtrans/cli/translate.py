@@ -3,14 +3,14 @@
 import math
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from projtrans.cli import options as o
 from projtrans.cli.shell import noting
-from projtrans.cli.translators import SearchFlags, _searching
+from projtrans.cli.translators import _searching
 from projtrans.errors import ConfigError, DataError
+from projtrans.inference.output_formats import FORMATS
 
 if TYPE_CHECKING:
     from projtrans.cli.prompt import Opener
@@ -59,42 +59,46 @@ def translate(
     """
     if text and (input or interactive):
         raise ConfigError("translate: TEXT excludes --input and --interactive; leave one of them out")
-    if n_best > 1 and format == "text":
-        raise ConfigError(f"--n-best {n_best}: a line of text holds one translation; add --format tsv or json")
     if sys.stdin is None and not text and input in (None, "-"):
         raise DataError("standard input: closed; give TEXT or --input FILE")
-    if token_scores and format == "text":
-        raise ConfigError("--token-scores: a line of text holds the translation alone; add --format tsv or json")
     prompted = interactive or (not text and input is None and sys.stdin.isatty())
     if not 0 <= buffer < math.inf:
         raise ConfigError(f"--buffer {buffer:g}: must be seconds, 0 or more")
     if resume and (prompted or None in (input, output) or "-" in (input, output)):
-        raise ConfigError("--resume: goes on from a file to a file; give --input FILE and --output FILE")
-    if alignment and format == "text":
-        raise ConfigError("--alignment: a line of text holds a translation alone; add --format tsv or json")
+        raise ConfigError("--resume: works from file to file; give --input FILE and --output FILE")
+    _check_format(format, {f"--n-best {n_best}": n_best > 1, "--token-scores": token_scores, "--alignment": alignment})
     if alignment or copy_unknown:
         engine = _aligning(engine, precision, "--alignment" if alignment else "--copy-unknown")
     flags = {"beam_size": beam_size, "length_penalty": length_penalty, "no_repeat_ngram": no_repeat_ngram}
     flags |= {"min_length": min_length, "max_length": max_length}
     flags |= {"sample": sample, "temperature": temperature, "top_k": top_k, "seed": seed}
-    ways = {"with_token_scores": token_scores, "sentence_by_sentence": sentences}
-    ways |= {"with_copying": copy_unknown, "with_alignment": alignment}
+    options: dict[str, Any] = {"n_best": n_best, "prefix": prefix or "", "token_scores": token_scores}
+    options |= {"alignment": alignment, "copy_unknown": copy_unknown, "sentences": sentences}
 
-    asked = partial(_asked, flags=flags, prefix=prefix, ways=ways)
+    def asked(translator: "SentenceTranslator") -> "SentenceTranslator":
+        return _searching(translator, flags).with_options(**options)
+
     opened = _opener(model, engine, precision, asked, device=device, threads=threads, note=noting(quiet))
     if prompted:
         from projtrans.cli.prompt import prompt
 
-        prompt(opened, n_best, quiet)
+        prompt(opened, quiet)
         return
     run, translator = opened(None, None)
     from projtrans.cli import filter as filtering
 
-    filter = filtering.Filter(translator, n_best, format, on_error)
+    filter = filtering.Filter(translator, format, on_error)
     if text:
         filtering.filter_texts(filter, text, output, quiet)
     else:
         filtering.filter_lines(filter, run, input, output, buffer=buffer, resume=resume, quiet=quiet)
+
+
+def _check_format(format: str, given: dict[str, bool]) -> None:
+    """Raise ConfigError for a flag whose result the format has no room for."""
+    detailed = [name for name, one in FORMATS.items() if one.detailed]
+    for flag in (flag for flag, used in given.items() if used and format not in detailed):
+        raise ConfigError(f"{flag}: {format} holds the best translation alone; add --format {' or '.join(detailed)}")
 
 
 def _opener(
@@ -104,7 +108,7 @@ def _opener(
     asked: "Callable[[SentenceTranslator], SentenceTranslator]",
     **machine: Any,
 ) -> "Opener":
-    """What opens the run of the command, or another one, as its flags ask."""
+    """Opens the run of the command, or another one, with the options of its flags."""
     from projtrans.inference.engine import open_translator
     from projtrans.runs.run_folder import open_run
 
@@ -114,18 +118,6 @@ def _opener(
         return run, asked(open_translator(run, other or engine, precision=kept, **machine))
 
     return opened
-
-
-def _asked(
-    translator: "SentenceTranslator", flags: SearchFlags, prefix: str | None, ways: dict[str, bool]
-) -> "SentenceTranslator":
-    """The translator with everything that flags ask of it; ways: its methods that take nothing."""
-    translator = _searching(translator, flags)
-    if prefix:
-        translator = translator.with_prefix(prefix)
-    for way in (way for way, wanted in ways.items() if wanted):
-        translator = getattr(translator, way)()
-    return translator
 
 
 def _aligning(engine: str, precision: str | None, flag: str) -> Literal["torch"]:

@@ -1,4 +1,4 @@
-"""Opening the translators that flags ask for."""
+"""The translator that a command's flags ask for."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 SearchFlags = Mapping[str, float | None]
-"""Flags by the names of the settings that they change; None: not given."""
+"""Flags by the names of the settings that they change; None if not given."""
 
 
 def _translator(run: "Run", device: str, threads: int | None, flags: SearchFlags) -> "Translator":
@@ -26,7 +26,7 @@ def _translator(run: "Run", device: str, threads: int | None, flags: SearchFlags
 
 
 def _searching(translator: "AnyTranslator", flags: SearchFlags) -> "AnyTranslator":
-    """The translator with the search settings that flags give; raises ConfigError with the name of a flag."""
+    """The translator with the search settings of the flags; raises ConfigError with the name of a flag."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         changed = translator.with_decoding(**given)
@@ -36,7 +36,11 @@ def _searching(translator: "AnyTranslator", flags: SearchFlags) -> "AnyTranslato
     sampling = changed.decoding.sample
     for name in ("beam_size", "length_penalty") if sampling else ("temperature", "top_k", "seed"):
         if name in given:
-            remedy = "samples are not searched for; leave it out" if sampling else "only samples have it; add --sample"
+            remedy = (
+                "samples are drawn, not searched for; leave it out"
+                if sampling
+                else "applies to samples only; add --sample"
+            )
             raise ConfigError(f"{_flag(name)} {given[name]}: {remedy}")
     return changed
 

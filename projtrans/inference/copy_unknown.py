@@ -1,17 +1,17 @@
-"""What a tokenizer cannot spell goes around the model: left out of the source, and put back into the translation.
+"""What a tokenizer cannot spell goes around the model: removed from the source, and put back into the translation.
 
-Emoji, another script, addresses and long numbers make a model that never saw them lose the rest of the sentence too.
-Knows strings and alignments; which characters are known, the caller says.
+Emoji, other scripts, addresses and long numbers make a model that never saw them lose the rest of the sentence too.
+Knows strings and alignments; the caller says which characters are known.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from projtrans.inference.translator import Candidate
+from projtrans.inference.translation import Candidate, Translation
 
 VERBATIM = re.compile(r"(https?://|www\.)\S+|[^\s@]+@[^\s@]+\.\w+|\+?\d{7,}")
-"""Addresses, and numbers that count nothing."""
+"""Addresses, and numbers that identify something rather than count it."""
 
 STOPS = ".!?…"
 
@@ -20,28 +20,28 @@ OPENING, CLOSING = "\"'“‘«(¿¡[", "\"'”’»).,;:!?…]"
 
 @dataclass(frozen=True)
 class Copy:
-    """A word that is to be copied."""
+    """A word to be copied."""
 
     text: str  # with the punctuation that follows it
-    after: int  # how many words that stay stand before it
-    number: int  # its own in the whole source
-    closes: bool  # it ended a sentence, and the word before it got the stop
+    after: int  # how many words that stay precede it
+    number: int  # its index in the whole source
+    closes: bool  # it ended a sentence, and the word before it took over the full stop
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """A source without the words that are to be copied."""
+    """A source without the words to be copied."""
 
     text: str
-    numbers: list[int]  # of its words, in the whole source
+    numbers: list[int]  # the indices of its words in the whole source
     copies: list[Copy]
 
 
 def leave_out(text: str, known: Callable[[str], bool]) -> Reduced:
-    """The source without words of unknown characters alone, addresses and long numbers.
+    """The source without addresses, long numbers and words that consist of unknown characters alone.
 
-    known: of a character. The stop behind such a word goes to the word before it. A source without any is left as it
-    is.
+    known: whether a character is. A full stop after such a word goes to the word before it. A source without any such
+    word is left unchanged.
     """
     words: list[str] = []
     numbers: list[int] = []
@@ -60,23 +60,32 @@ def leave_out(text: str, known: Callable[[str], bool]) -> Reduced:
     return Reduced(" ".join(words), numbers, copies) if copies else Reduced(text, numbers, [])
 
 
-def put_back(reduced: Reduced, found: Candidate) -> Candidate:
-    """The hypothesis of a reduced source with the copied words, and its alignment with that of the whole source.
+def restore(text: str, reduced: Reduced, found: Translation, *, aligned: bool) -> Translation:
+    """The translation of a text from that of the reduced text, which becomes its part; aligned: keep alignments."""
+    hypotheses, parts = found.hypotheses, found.parts
+    if reduced.copies:
+        hypotheses, parts = [put_back(reduced, hypothesis) for hypothesis in hypotheses], parts or [found]
+    if not aligned:
+        hypotheses = [replace(hypothesis, alignment=None) for hypothesis in hypotheses]
+        parts = [replace(part, hypotheses=[replace(h, alignment=None) for h in part.hypotheses]) for part in parts]
+    return Translation(text, hypotheses, parts=parts)
 
-    A word stands after what the words up to the one before it became, and at the end where it stood at the end.
+
+def put_back(reduced: Reduced, found: Candidate) -> Candidate:
+    """The hypothesis of a reduced source with the copied words, and an alignment that counts the whole source's words.
+
+    A word follows the translation of the words up to the one before it; at the end of the source it stays at the end.
     """
     origins = {j: i for i, j in found.alignment or []}
     words = [(word, origins.get(j)) for j, word in enumerate(found.translation.split())]
-    at: dict[int, list[Copy]] = {}
+    copies: dict[int, list[Copy]] = {}
     for copy in reduced.copies:
-        at.setdefault(_place(copy, len(reduced.numbers), origins, len(words)), []).append(copy)
-    whole: list[tuple[str, int | None]] = []
-    for place in range(len(words) + 1):
-        if place:
-            word, origin = words[place - 1]
-            closed = any(copy.closes for copy in at.get(place, []))
-            whole.append((word.rstrip(STOPS) or word if closed else word, _number(reduced, origin)))
-        whole += [(copy.text, copy.number) for copy in at.get(place, [])]
+        copies.setdefault(_place(copy, len(reduced.numbers), origins, len(words)), []).append(copy)
+    whole: list[tuple[str, int | None]] = [(copy.text, copy.number) for copy in copies.get(0, [])]
+    for place, (word, origin) in enumerate(words, 1):
+        closed = any(copy.closes for copy in copies.get(place, []))
+        whole.append((word.rstrip(STOPS) or word if closed else word, _number(reduced, origin)))
+        whole += [(copy.text, copy.number) for copy in copies.get(place, [])]
     return replace(
         found,
         translation=" ".join(word for word, _ in whole),
@@ -85,7 +94,7 @@ def put_back(reduced: Reduced, found: Candidate) -> Candidate:
 
 
 def _place(copy: Copy, kept: int, origins: dict[int, int], count: int) -> int:
-    """How many words of the translation stand before it."""
+    """How many words of the translation precede it."""
     if copy.after == kept:
         return count
     nearest = max((i for i in origins.values() if i < copy.after), default=None)

@@ -1,4 +1,4 @@
-"""Which engine translates: PyTorch, or ONNX Runtime where the run was exported for it. Imports only the one chosen."""
+"""Which engine translates: PyTorch, or ONNX Runtime if the run was exported. Imports only the one chosen."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Engine = Literal["auto", "torch", "onnx"]
 PRECISIONS: dict[Engine, tuple[str, ...]] = {"torch": ("float32", "bf16"), "onnx": onnx_translator.PRECISIONS}
 
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Where Linux shows that there is a GPU: asking torch would take as long as translating."""
+"""Where Linux shows a GPU: asking torch would take as long as translating."""
 
 
 def open_translator(
@@ -29,20 +29,20 @@ def open_translator(
 ) -> SentenceTranslator:
     """The translator of a run.
 
-    auto: where no precision decides it, ONNX Runtime on the processor, if it is installed and the run holds an export
-    of its present weights; PyTorch otherwise, and wherever a GPU is at hand. precision: None is float32 with PyTorch,
-    and with ONNX Runtime the most exact export. note: told in a line why an export that is there is not used.
-    Raises ConfigError for flags that exclude each other, and what the engines raise.
+    auto: unless the precision decides, ONNX Runtime on the CPU if it is installed and the run holds an export of its
+    current weights; otherwise, and wherever there is a GPU, PyTorch. precision: None is float32 with PyTorch, and the
+    most exact export with ONNX Runtime. note: called with one line that says why an existing export is not used.
+    Raises ConfigError for flags that exclude each other, and whatever the engines raise.
     """
     if engine == "auto" and precision in ("bf16", "int8"):
         engine = "torch" if precision == "bf16" else "onnx"
     if engine != "auto" and precision not in (None, *PRECISIONS[engine]):
         raise ConfigError(f"--precision {precision}: the {engine} engine has {' and '.join(PRECISIONS[engine])}")
     if engine == "onnx" and device not in ("auto", "cpu"):
-        raise ConfigError(f"--device {device}: the onnx engine computes on the processor; leave --device out")
+        raise ConfigError(f"--device {device}: the onnx engine computes on the CPU; leave --device out")
     if engine == "onnx":
         return OnnxTranslator.of_run(run, precision, threads)
-    if engine == "auto" and _on_processor(device) and onnx_translator.installed() and _exported(run, precision):
+    if engine == "auto" and _on_cpu(device) and onnx_translator.installed() and _exported(run, precision):
         try:
             return OnnxTranslator.of_run(run, precision, threads)
         except RunError as error:  # where the run itself is damaged, torch says so too
@@ -59,6 +59,6 @@ def _exported(run: Run, precision: str | None) -> bool:
     return precision in exports if precision else bool(exports)
 
 
-def _on_processor(device: str) -> bool:
-    """Whether that is where torch would compute, as far as can be told without it."""
+def _on_cpu(device: str) -> bool:
+    """Whether torch would compute on the CPU, as far as can be told without importing it."""
     return device == "cpu" or (device == "auto" and not any(Path(name).exists() for name in GPU_FILES))

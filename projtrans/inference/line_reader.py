@@ -1,7 +1,7 @@
-"""Text as it comes, in windows: the lines that are translated together. Knows no model.
+"""Text as it arrives, in windows: the lines that are translated together. Knows no model.
 
-A line is what ends in a line feed, whatever else it holds. Nothing here grows with the input: a window is bounded in
-lines and in characters, and so is what is kept of a line.
+A line ends in a line feed, whatever else it holds. Nothing here grows with the input: windows are bounded in lines and
+in characters, and so is what is kept of a line.
 """
 
 import codecs
@@ -21,16 +21,16 @@ from projtrans.errors import DataError
 from projtrans.inference.translator import WINDOW
 
 FIRST_LINES = 64
-"""Lines of the first window, which ought to be seen soon; every full one lets the next be twice as long."""
+"""Lines of the first window, which is to be answered soon; after each full one the next may be twice as long."""
 
 WINDOW_CHARACTERS = 1 << 18
-"""Text that closes a window, so that lines around long ones do not wait for 2,048 of them."""
+"""Characters that close a window, so that lines among long ones do not wait for 2,048 of them."""
 
 LONGEST_LINE = 1 << 20
-"""Bytes that are kept of a line; no model takes as many pieces."""
+"""Bytes that are kept of a line; no model takes as many tokens."""
 
 MOMENT = 0.05
-"""Seconds for which a window takes in more lines that are there already, whatever the buffer."""
+"""Seconds for which a window takes in further lines that have already arrived, whatever the buffer."""
 
 READ_BYTES = 1 << 16
 
@@ -40,7 +40,7 @@ class Line:
     """One line of the input, without its end."""
 
     number: int  # from 1
-    text: str  # with U+FFFD for what is not UTF-8
+    text: str  # with U+FFFD for bytes that are not UTF-8
     problem: str | None = None  # why it cannot be translated
     cut: bool = False  # its end was not kept
 
@@ -60,11 +60,11 @@ class Window:
     capacity: int
     lines: list[Line] = field(default_factory=list)
     characters: int = 0
-    since: float = 0.0  # when its first line came
+    since: float = 0.0  # when its first line arrived
     end: Place = field(default_factory=Place)
 
     def add(self, line: Line, end: Place) -> None:
-        """Take in the next line."""
+        """Append the next line."""
         if not self.lines:
             self.since = time.monotonic()
         self.lines.append(line)
@@ -73,13 +73,13 @@ class Window:
 
     @property
     def full(self) -> bool:
-        """Whether it has its number of lines, or its amount of text."""
+        """Whether it has reached its number of lines or characters."""
         return len(self.lines) >= self.capacity or self.characters >= WINDOW_CHARACTERS
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A text file to be read as bytes, decompressed if it is a .gz; raises DataError for what cannot be read."""
+    """A text file opened as bytes, decompressed if it is a .gz; raises DataError if it is damaged."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield cast(IO[bytes], file)
@@ -97,9 +97,9 @@ def windows(
 ) -> Iterator[Window]:
     """The lines of a stream that stands at `start`.
 
-    Of a pipe or a terminal, a window is closed when it is full, or `buffer` seconds after its first line came: with 0
-    nobody waits for lines that are not there, and those that are there are taken in for a moment. Of a file the
-    windows depend on its content and `start` alone.
+    A window of a pipe or a terminal is closed when it is full, or `buffer` seconds after its first line arrived: with 0
+    it never waits for lines, and takes in those that have arrived for a moment. The windows of a file depend on its
+    content and `start` alone.
     """
     begun, window = _Begun(start or Place()), Window(first_lines)
     patience = None if _is_file(stream) else buffer
@@ -121,7 +121,7 @@ def windows(
 
 
 def lines_left(stream: IO[bytes]) -> int | None:
-    """The lines from where a stream stands, which stays there; None where they cannot be counted quickly."""
+    """The lines from the current position of a stream, which is kept; None if they cannot be counted quickly."""
     if isinstance(cast(object, stream), gzip.GzipFile) or not _is_file(stream):
         return None
     start, count, last = stream.tell(), 0, b"\n"
@@ -136,15 +136,15 @@ def _read(stream: IO[bytes]) -> bytes:
 
 
 def _is_file(stream: IO[bytes]) -> bool:
-    """Whether nobody has to wait for its bytes."""
+    """Whether its bytes are there without waiting."""
     try:
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
-    except OSError:  # no file of the operating system at all
+    except OSError:  # not a file of the operating system
         return True
 
 
 def _more(stream: IO[bytes], since: float, patience: float | None) -> bool:
-    """Whether a window may go on: something can be read, now or in the time that is left (None: any time)."""
+    """Whether a window may take in more: something can be read, now or in the remaining time (None: any time)."""
     if patience is None:
         return True
     waited = time.monotonic() - since
@@ -152,12 +152,12 @@ def _more(stream: IO[bytes], since: float, patience: float | None) -> bool:
         return False
     try:
         return bool(select.select([stream], [], [], max(0.0, patience - waited))[0])
-    except (OSError, ValueError):  # a system that cannot tell
+    except (OSError, ValueError):  # the system cannot tell
         return False
 
 
 class _Begun:
-    """The bytes of a line that has not ended yet, and where the last one ended."""
+    """The bytes of a line that has not ended yet, and where the previous one ended."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -173,7 +173,7 @@ class _Begun:
         self._keep(begun)
 
     def rest(self) -> Iterator[Line]:
-        """The last line, where no line feed ends it; a byte-order mark alone is none."""
+        """The last line if no line feed ends it; a byte-order mark alone is no line."""
         if self.length and not (self.place.lines == 0 and self.kept == codecs.BOM_UTF8):
             yield self._line(end=0)
 
@@ -191,7 +191,7 @@ class _Begun:
 def _decoded(data: bytes, number: int, cut: bool) -> Line:
     data = data if cut else data.removesuffix(b"\r")
     try:
-        text, _ = codecs.utf_8_decode(data, "strict", not cut)  # the cut may go through a character
+        text, _ = codecs.utf_8_decode(data, "strict", not cut)  # the cut may fall inside a character
     except UnicodeDecodeError as error:
         return Line(number, data.decode("utf-8", "replace"), f"not valid UTF-8 ({error.reason})", cut)
     return Line(number, text, cut=cut)

@@ -1,7 +1,5 @@
-"""What `translate` makes of lines: translations, whatever the lines hold, and these as text, tsv or JSON."""
+"""From the lines of an input to the lines of an output: translations, whatever the lines hold, and warnings."""
 
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -11,18 +9,18 @@ from typing import Literal, Self
 from projtrans.data.sentence_splitter import LONGEST_WORD
 from projtrans.errors import LineError, RunError
 from projtrans.inference.line_reader import LONGEST_LINE, Line
-from projtrans.inference.translator import SentenceTranslator, Translation
+from projtrans.inference.output_formats import OutputFormat
+from projtrans.inference.translation import Translation
+from projtrans.inference.translator import SentenceTranslator
 
 OnError = Literal["fail", "blank", "copy"]
 
 SHOWN_WARNINGS = 10
-"""Warnings of a kind that are printed; the others are counted."""
-
-_LINE_ENDS = re.compile("[\x7f-\x9f\u2028\u2029]")  # that JSON leaves as they are
+"""Warnings of a kind that are printed; further ones are only counted."""
 
 
 class Warnings:
-    """Prints warnings of each kind, and counts them when they are too many; the counts come at the end."""
+    """Prints the first warnings of each kind and counts the rest; the counts are printed at the end."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
@@ -39,31 +37,25 @@ class Warnings:
                 self.note(f"warning: {count:,} lines {summary}")
 
     def __call__(self, message: str, summary: str) -> None:
-        """Warn of one line; `summary` is the kind, and what is said of many."""
+        """Warn about one line; `summary` identifies the kind and describes many lines of it."""
         self.counts[summary] += 1
         if self.counts[summary] <= SHOWN_WARNINGS:
             more = "; further ones are only counted" if self.counts[summary] == SHOWN_WARNINGS else ""
             self.note(f"warning: {message}{more}")
 
 
-def translated(
-    translator: SentenceTranslator,
-    lines: Sequence[Line],
-    *,
-    n_best: int,
-    on_error: OnError,
-    source: str,
-    warn: Warnings,
+def translate_lines(
+    translator: SentenceTranslator, lines: Sequence[Line], *, on_error: OnError, source: str, warn: Warnings
 ) -> Iterator[Translation]:
     """A translation of every line, in order.
 
-    What cannot be translated is a LineError that names source and line, after the translations before it (`fail`), or
-    has an empty line (`blank`) or its own text (`copy`) in the place of a translation.
+    For a line that cannot be translated, `fail` raises LineError with the source and the line number after yielding
+    the translations before it; `blank` yields an empty line and `copy` the line itself in place of a translation.
     """
     sound = len(lines)
     if on_error == "fail":
         sound = next((place for place, line in enumerate(lines) if line.problem), sound)
-    found = _each(translator, [line for line in lines[:sound] if not line.problem], n_best)
+    found = _each(translator, [line for line in lines[:sound] if not line.problem])
     for line in lines:
         translation = Translation(line.text, [], problem=line.problem) if line.problem else next(found)
         if translation.problem is None:
@@ -71,38 +63,37 @@ def translated(
             continue
         what = f"{source}:{line.number}: {translation.problem}"
         if on_error == "fail":
-            raise LineError(f"{what}; correct it, or go on without it by --on-error blank or copy")
+            raise LineError(f"{what}; correct the line, or skip such lines with --on-error blank or copy")
         done = {"blank": "left blank", "copy": "copied"}[on_error]
         warn(f"{what}; {done}", f"could not be translated and were {done}")
         text = " ".join(line.text.split()) if on_error == "copy" else ""
         yield replace(translation, hypotheses=[translator.stand_in(text)])
 
 
-def _each(translator: SentenceTranslator, lines: Sequence[Line], n_best: int) -> Iterator[Translation]:
-    """The translations; where that fails for all together, one by one, those at fault with their problem."""
+def _each(translator: SentenceTranslator, lines: Sequence[Line]) -> Iterator[Translation]:
+    """The translations; where the batch fails, one line at a time, with the problem of those at fault."""
     try:
-        texts, numbers = [line.text for line in lines], [line.number for line in lines]
-        yield from translator.translate(texts, n_best=n_best, numbers=numbers)
+        yield from translator.translate([line.text for line in lines], numbers=[line.number for line in lines])
         return
     except RunError:  # numbers that are not finite: perhaps one damaged row of the embeddings
         pass
     for line in lines:
         try:
-            yield translator.translate([line.text], n_best=n_best, numbers=[line.number])[0]
+            yield translator.translate([line.text], numbers=[line.number])[0]
         except RunError as error:
             yield Translation(line.text, [], problem=str(error))
 
 
-def rendered(translations: Iterable[Translation], format: str, warn: Warnings, first: int = 1) -> Iterator[str]:
-    """The output lines, with a warning for every source that was too long to be kept, or with too long a word.
+def render(translations: Iterable[Translation], format: OutputFormat, warn: Warnings, first: int = 1) -> Iterator[str]:
+    """The output lines, with a warning for every source that was shortened or has too long a word.
 
-    first: the number of the first one. No line holds what some readers take for the end of one.
+    first: the line number of the first one.
     """
     for number, translation in enumerate(translations, first):
         if translation.cut:
             warn(
                 f"line {number} is too long: over {LONGEST_LINE:,} bytes, a word over {LONGEST_WORD:,} characters, "
-                "or over the maximum of a model trained on cut lines; what is beyond was left out",
+                "or over the maximum of a model trained on cut lines; the rest was left out",
                 "were too long, or words in them, and their ends were left out",
             )
         elif translation.breaks_word:
@@ -110,10 +101,4 @@ def rendered(translations: Iterable[Translation], format: str, warn: Warnings, f
                 f"line {number} has a word longer than the model's maximum; it was translated in parts",
                 "had a word longer than the model's maximum, which was translated in parts",
             )
-        if format == "text":
-            yield translation.text
-        elif format == "tsv":
-            yield from ("\t".join(h.columns()) for h in translation.hypotheses)
-        else:
-            text = json.dumps(translation.to_json(), ensure_ascii=False)
-            yield _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        yield from format.lines(translation)

@@ -1,9 +1,9 @@
-"""The command `export`: a run's weights as ONNX graphs, for the engine that needs no torch.
+"""Exporting: a run's weights as ONNX graphs, for the engine that needs no torch.
 
 The graphs are traced from the modules themselves, so that every attention that runs can be exported, a new one too.
-ONNX Runtime then folds and fuses what it can, once, instead of at every start. int8 are the weights of all matrices in
-blocks of their columns; the rows that meet them become int8 block by block as they come, so that no sentence feels
-which others are computed with it.
+ONNX Runtime then folds and fuses what it can, once, instead of at every start. In int8, the weights of all matrices are
+quantised in blocks of their columns; the rows multiplied by them are quantised block by block on the fly, so that no
+sentence depends on the others in its batch.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from projtrans import files
 from projtrans.data.corpus import CorpusConfig
 from projtrans.errors import ConfigError, RunError
-from projtrans.inference.onnx_translator import EXTRA, FORMAT, PRECISIONS, Export, fingerprint, graph_files, record_file
+from projtrans.inference.onnx_translator import EXTRA, FORMAT, PRECISIONS, Export, graph_files, record_file
 from projtrans.model.multihead import KeysValues, exact_modules, for_any_length
 from projtrans.model.transformer import Memory, Transformer, sinusoids
 from projtrans.runs.checkpoint import load_model
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 NEEDED = ("onnxruntime", "onnx", "onnxscript")
 
 BLOCK = 64
-"""Weights of a column that share a scale: 8 bits then err by 0.8 % of a product (docs/benchmarks.md)."""
+"""Weights of a column that share a scale: the error of 8 bits is then 0.8 % of a product (docs/benchmarks.md)."""
 
 
 def missing() -> list[str]:
-    """The packages that exporting needs and that are not installed."""
+    """The packages that exporting needs and that are missing."""
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def export(run: Run, precisions: Sequence[str]) -> list[Path]:
     """Write the run's graphs in these precisions, and return their paths.
 
-    Raises ConfigError for another precision and where a package is missing, and RunError where the run has no weights
-    yet, or an attention that ONNX has no operators for.
+    Raises ConfigError for an unknown precision or a missing package, and RunError if the run has no weights yet, or an
+    attention with an operator ONNX lacks.
     """
     for precision in precisions:
         if precision not in PRECISIONS:
@@ -62,7 +62,7 @@ def export(run: Run, precisions: Sequence[str]) -> list[Path]:
     longest_source = run.section("corpus", CorpusConfig).max_length
     longest_target = _positions(model, run.section("decoding", DecodingConfig).longest(longest_source))
     for_any_length(model)
-    made = fingerprint(run)
+    made = run.fingerprint()
     graphs = [trace(model) for trace in (_encoder, _decoder)]
     written = []
     for precision in precisions:
@@ -84,7 +84,7 @@ def export(run: Run, precisions: Sequence[str]) -> list[Path]:
 
 
 def _positions(model: Transformer, longest_target: int) -> int:
-    """Give the decoder as many positions as the longest translation takes; how many there are."""
+    """Give the decoder as many positions as the longest translation needs; returns how many it has."""
     places = model.target_positions
     if places.learned is not None:
         return len(places.learned.weight)
@@ -110,7 +110,7 @@ class _Decoder(nn.Module):
     """`Transformer.step` on flat lists of tensors."""
 
     def __init__(self, model: Transformer, memory: Sequence[KeysValues], past: Sequence[KeysValues]) -> None:
-        """memory, past: of the kind that `forward` gets, to tell which values layers have."""
+        """memory, past: examples of what `forward` gets, which show the values that layers have."""
         super().__init__()
         self.model = model
         self.held = [[[x is not None for x in vars(layer).values()] for layer in layers] for layers in (memory, past)]
@@ -125,7 +125,7 @@ class _Decoder(nn.Module):
 
 
 def _layers(flat: list[Tensor], held: list[list[bool]]) -> list[KeysValues]:
-    """The opposite of `_flat`; held: which values every layer has."""
+    """The inverse of `_flat`; held: which values every layer has."""
     values = iter(flat)
     return [KeysValues(*(next(values) if there else None for there in layer)) for layer in held]  # type: ignore[arg-type]
 
@@ -164,7 +164,7 @@ def _decoder(model: Transformer) -> "ModelProto":
 
 
 def _example(model: Transformer) -> tuple[Tensor, Tensor | None]:
-    """Sizes are told apart by their numbers: 2 sentences, 5 positions; the decoder has 4 hypotheses and a past of 3."""
+    """Distinct sizes, so that axes are told apart: 2 sentences, 5 positions (decoder: 4 hypotheses, a past of 3)."""
     source_BS = torch.ones(2, 5, dtype=torch.int64)
     return source_BS, source_BS > 0 if model.config.mask_padding else None
 
@@ -181,7 +181,7 @@ def _names(mask_BS: Tensor | None) -> list[str]:
 def _traced(
     module: nn.Module, inputs: tuple[Any, ...], sizes: tuple[Any, ...], names: list[str], outputs: list[str]
 ) -> "ModelProto":
-    """The graph of a module; raises RunError for an operator that ONNX has not."""
+    """The graph of a module; raises RunError for an operator ONNX lacks."""
     from torch.onnx import OnnxExporterError
 
     with _silence():
@@ -207,12 +207,12 @@ def _traced(
 
 
 def _line(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """The first line of an error message."""
     return str(error).strip().partition("\n")[0]
 
 
 def _distances(x: Any, y: Any, p: float = 2.0, compute_mode: int | None = None) -> Any:
-    """torch.cdist, which torch cannot translate: |x_i - y_j| in the p-norm, from the differences."""
+    """torch.cdist, which torch cannot export: |x_i - y_j| in the p-norm, from the differences."""
     from onnxscript import opset18 as op
 
     last = op.Constant(value_ints=[-1])
@@ -225,7 +225,7 @@ def _distances(x: Any, y: Any, p: float = 2.0, compute_mode: int | None = None) 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """What torch and its exporter have to say of themselves is nothing that our users could act on."""
+    """Silence torch and its exporter, whose messages users cannot act on."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -240,12 +240,14 @@ def _silence() -> Iterator[None]:
 
 
 def _write(path: Path, graph: "ModelProto", precision: str, exact: Sequence[str]) -> None:
-    """Fold and fuse the graph, make its matrices int8 where that is asked for, and write it."""
+    """Fold and fuse the graph, quantise its matrices if the precision is int8, and write it."""
     import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # more is of one machine
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    )  # more is machine-specific
     options.log_severity_level = 4
     with files.replacing(path) as temporary:
         options.optimized_model_filepath = str(temporary)
@@ -257,7 +259,7 @@ def _write(path: Path, graph: "ModelProto", precision: str, exact: Sequence[str]
 
 
 def _kept(graph: "GraphProto", exact: Sequence[str]) -> set[str]:
-    """The names of the products with [W_q; W_k; W_v] of the modules whose logits need float32."""
+    """The names of the products with [W_q; W_k; W_v] in modules whose logits need float32."""
     made = {name: node for node in graph.node for name in node.output}
     matrices = {f"model.{name}.qkv.weight" for name in exact}
 
@@ -270,7 +272,7 @@ def _kept(graph: "GraphProto", exact: Sequence[str]) -> set[str]:
 
 
 def _to_int8(graph: "GraphProto", kept: set[str]) -> None:
-    """Replace every product with a constant matrix by ONNX Runtime's product of int8 blocks."""
+    """Replace every product with a constant matrix by ONNX Runtime's product with int8 blocks."""
     from onnx import helper, numpy_helper
 
     constants = {constant.name: constant for constant in graph.initializer}
@@ -281,7 +283,7 @@ def _to_int8(graph: "GraphProto", kept: set[str]) -> None:
         names = [f"{node.name}.int8", f"{node.name}.scale"]
         graph.initializer.extend(map(numpy_helper.from_array, _blocks(matrix), names))
         settings = {"K": matrix.shape[0], "N": matrix.shape[1], "bits": 8, "block_size": BLOCK}
-        settings |= {"accuracy_level": 4}  # the rows that meet them in int8, too
+        settings |= {"accuracy_level": 4}  # the rows multiplied by them in int8, too
         inputs, outputs = [node.input[0], *names], list(node.output)
         node.CopyFrom(helper.make_node("MatMulNBits", inputs, outputs, node.name, domain="com.microsoft", **settings))
     used = {name for node in graph.node for name in node.input}
@@ -291,7 +293,7 @@ def _to_int8(graph: "GraphProto", kept: set[str]) -> None:
 
 
 def _blocks(matrix: Any) -> tuple[Any, Any]:
-    """Whole numbers around 128 [columns, blocks, BLOCK], and what they are multiples of [columns × blocks]."""
+    """Integers around 128 [columns, blocks, BLOCK], and the scales of their blocks [columns × blocks]."""
     rows, columns = matrix.shape
     padded = np.pad(matrix.T, [(0, 0), (0, -rows % BLOCK)]).reshape(columns, -1, BLOCK)
     scale = np.abs(padded).max(-1, keepdims=True) / 127

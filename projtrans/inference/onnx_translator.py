@@ -1,16 +1,16 @@
 """Translating with ONNX Runtime, without torch: what `projtrans export` left in a run folder.
 
     runs/NAME/onnx/  encoder.PRECISION.onnx   source ids to what the decoder attends to
-                     decoder.PRECISION.onnx   one more piece of every hypothesis, with its caches
+                     decoder.PRECISION.onnx   one more token of every hypothesis, with its caches
                      PRECISION.json           what both were made from: written last, removed first
 
-Both graphs are traced from the modules themselves (export.py), so no equation stands here.
-Axes: B sentences, M hypotheses of a sentence, S source positions, V vocabulary.
+Both graphs are traced from the modules themselves (onnx_export.py), so that this file holds no equation.
+Axes: B sentences, M hypotheses of a sentence, S source positions.
 """
 
-import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -23,8 +23,10 @@ from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import ConfigError, RunError
 from projtrans.inference.translator import SentenceTranslator
 from projtrans.runs.run_folder import Run, open_run
-from projtrans.search.decoding import DecodingConfig, Hypothesis, Rules
-from projtrans.search.numpy_search import Floats, Ints, search
+from projtrans.search.decoding import DecodingConfig
+from projtrans.search.numpy_scores import NumpyScores
+from projtrans.search.rules import Ints
+from projtrans.search.search import Hypothesis, SearchRequest, search
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -41,55 +43,46 @@ EXTRA = "pip install 'projtrans[fast]'"
 
 @dataclass(frozen=True)
 class Export:
-    """What an export was made from, and what the caller of its graphs has to know."""
+    """What an export was made from, and what the caller of its graphs needs to know."""
 
     format: int
     precision: str
     weights: str  # SHA-256 of model.safetensors
     tokenizer: str  # SHA-256 of the tokenizer
     settings: str  # SHA-256 of the model section of config.yaml and the longest source
-    longest_source: int  # pieces, end included
+    longest_source: int  # tokens, EOS included
     longest_target: int  # rows of the decoder's positions
     mask_padding: bool
     made_with: dict[str, str]  # versions
 
     def write(self, run: Run) -> None:
-        """Make the export valid."""
+        """Write the record, which makes the export valid."""
         files.write_json(record_file(run, self.precision), asdict(self))
 
 
 def installed() -> bool:
-    """Whether ONNX Runtime is there, without importing it."""
+    """Whether ONNX Runtime is installed, without importing it."""
     return importlib.util.find_spec("onnxruntime") is not None
 
 
 def graph_files(run: Run, precision: str) -> tuple[Path, Path]:
-    """The encoder's and the decoder's graph."""
+    """The paths of the encoder's and the decoder's graph."""
     folder = run.folder / "onnx"
     return folder / f"encoder.{precision}.onnx", folder / f"decoder.{precision}.onnx"
 
 
 def record_file(run: Run, precision: str) -> Path:
-    """What they were made from."""
+    """The path of the record that says what the graphs were made from."""
     return run.folder / "onnx" / f"{precision}.json"
 
 
-def fingerprint(run: Run) -> dict[str, str]:
-    """What an export has to have been made from to hold for this run as it is."""
-    raw = run.raw_config
-    corpus = raw.get("corpus")
-    settings = [raw.get("model"), corpus.get("max_length") if isinstance(corpus, dict) else None]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return {"weights": files.checksum(run.model_file), "settings": digest}
-
-
 def exports(run: Run) -> list[str]:
-    """The precisions in which the run was exported, whether they still hold or not; the most exact first."""
+    """The precisions in which the run was exported, valid or not, the most exact first."""
     return [precision for precision in PRECISIONS if record_file(run, precision).is_file()]
 
 
 def matching(run: Run, precision: str) -> Export:
-    """The export in a precision; raises RunError where there is none, or where it was made from something else."""
+    """The export in a precision; raises RunError if there is none, or if it was made from something else."""
     again = f"run 'projtrans export {run.folder} --precision {precision}'"
     path = record_file(run, precision)
     if not path.is_file():
@@ -101,13 +94,13 @@ def matching(run: Run, precision: str) -> Export:
     except (ValueError, TypeError) as error:
         raise RunError(f"{path}: damaged, or of another version of projtrans; {again}") from error
     found = {"weights": export.weights, "settings": export.settings}
-    if export.format != FORMAT or found != fingerprint(run):
+    if export.format != FORMAT or found != run.fingerprint():
         raise RunError(f"run {run.folder}: its {precision} export was made from other weights or settings; {again}")
     return export
 
 
 class OnnxTranslator(SentenceTranslator):
-    """A trained model ready to translate, computed by ONNX Runtime on the processor."""
+    """A trained model ready to translate, computed by ONNX Runtime on the CPU."""
 
     def __init__(
         self,
@@ -116,24 +109,26 @@ class OnnxTranslator(SentenceTranslator):
         export: Export,
         tokenizer: Tokenizer,
         decoding: DecodingConfig,
+        *,
+        cut_sources: bool,
     ) -> None:
         self.encoder, self.decoder, self.mask_padding = encoder, decoder, export.mask_padding
         self.engine = f"onnx in {export.precision}"
         longest = {"longest_source": export.longest_source, "longest_target": export.longest_target}
-        super().__init__(tokenizer, decoding, **longest)
+        super().__init__(tokenizer, decoding, **longest, cut_sources=cut_sources)
 
     @classmethod
     def load(
         cls, folder: str | Path | None = None, precision: str | None = None, threads: int | None = None
     ) -> "OnnxTranslator":
-        """The translator of a run folder (default runs/latest), as `of_run`."""
+        """The translator of a run folder (default runs/latest); otherwise as `of_run`."""
         return cls.of_run(open_run(None if folder is None else Path(folder)), precision, threads)
 
     @classmethod
     def of_run(cls, run: Run, precision: str | None = None, threads: int | None = None) -> Self:
-        """The translator of a run's export (by default the most exact one), with so many threads (None: all cores).
+        """The translator of a run's export (by default the most exact one); threads: None for all cores.
 
-        Raises ConfigError where ONNX Runtime is missing, RunError where the export is, or does not match the run.
+        Raises ConfigError if ONNX Runtime is missing, RunError if the export is missing or does not match the run.
         """
         if not installed():
             raise ConfigError(f"--engine onnx: ONNX Runtime is not installed; {EXTRA}")
@@ -143,39 +138,22 @@ class OnnxTranslator(SentenceTranslator):
         if tokenizer.checksum != export.tokenizer:
             raise RunError(f"run {run.folder}: its export was made with another tokenizer than the one beside it")
         encoder, decoder = (_session(path, threads, run) for path in graph_files(run, precision))
-        translator = cls(encoder, decoder, export, tokenizer, run.section("decoding", DecodingConfig))
-        translator.cuts = run.section("corpus", CorpusConfig).overlong == "cut"
-        return translator
+        cut = run.section("corpus", CorpusConfig).overlong == "cut"
+        return cls(encoder, decoder, export, tokenizer, run.section("decoding", DecodingConfig), cut_sources=cut)
 
-    def search(
-        self,
-        sources: list[list[int]],
-        limits: list[int],
-        decoding: DecodingConfig,
-        rules: Rules,
-        *,
-        n_best: int,
-        numbers: list[int],
-    ) -> list[list[Hypothesis]]:
-        """By the graphs and numpy_search.py."""
+    def search(self, sources: Sequence[list[int]], request: SearchRequest) -> list[list[Hypothesis]]:
+        """The hypotheses of each source, best first."""
         width = max(map(len, sources)) if self.mask_padding else self.longest_source
         source_BS = np.full((len(sources), max(1, width)), self.tokenizer.pad_id, dtype=np.int64)
         for row, ids in zip(source_BS, sources, strict=True):
             row[: len(ids)] = ids
         inputs = {"source": source_BS} | ({"mask": source_BS != self.tokenizer.pad_id} if self.mask_padding else {})
-        memory = self.encoder.run(None, inputs)
-        return search(
-            _Decoder(self.decoder, [np.asarray(array) for array in memory], inputs.get("mask")),
-            np.array(limits, dtype=np.int64),
-            decoding,
-            rules,
-            n_best=n_best,
-            numbers=numbers,
-        )
+        memory = [np.asarray(array) for array in self.encoder.run(None, inputs)]
+        return search(OnnxStepper(self.decoder, memory, inputs.get("mask")), request)
 
 
-class _Decoder:
-    """The decoder's graph as the search sees it: logits of the next piece, and caches that follow the hypotheses."""
+class OnnxStepper:
+    """The decoder's graph as the search sees it: scores of the next token, and caches that follow the hypotheses."""
 
     def __init__(self, session: "InferenceSession", memory: list[Any], mask: Any) -> None:
         from onnxruntime import OrtValue
@@ -193,13 +171,15 @@ class _Decoder:
             self.value(np.zeros((self.sentences, heads, 0, width), np.float32)) for _, heads, _, width in shapes
         ]
 
-    def step(self, token_BM: Ints) -> Floats:
+    def step(self, token_BM: Ints) -> NumpyScores:
+        """As `Stepper.step`."""
         past = {f"past_{i}": value for i, value in enumerate(self.past)}
         given = {"token": self.value(np.ascontiguousarray(token_BM)), **past, **self.constant}
         logits, *self.past = self.session.run_with_ort_values(self.outputs, given)
-        return logits.numpy()
+        return NumpyScores(logits.numpy())
 
     def select(self, sentence_B: Ints, parent_BM: Ints) -> None:
+        """As `Stepper.select`."""
         hypotheses = self.past[0].shape()[0] // self.sentences
         rows = (sentence_B[:, None] * hypotheses + parent_BM).ravel()
         self.past = [self.value(value.numpy().take(rows, 0)) for value in self.past]

@@ -1,9 +1,9 @@
-"""Output that takes hours: written beside its place, with a record of how far it is and of what made it.
+"""Output that takes hours: written beside its destination, with a record of its progress and of what made it.
 
     OUT.unfinished       the output so far
     OUT.unfinished.json  how far it is complete, and everything that the rest depends on
 
-Whoever is killed is gone on with from the last record, to the same bytes. Knows no model.
+A killed translation resumes from the last record and yields identical bytes. Knows no model.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Done:
-    """How far the output is: lines and bytes of the input, bytes of the output."""
+    """The progress of the output: lines and bytes of the input, bytes of the output."""
 
     lines: int = 0
     read: int = 0
@@ -32,7 +32,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Record:
-    """What OUT.unfinished.json holds."""
+    """The content of OUT.unfinished.json."""
 
     made_with: dict[str, Any]
     done: Done = field(default_factory=Done)
@@ -40,26 +40,26 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """The record in a file, None where there is none; raises DataError where it is damaged."""
+        """The record in a file, or None if there is none; raises DataError if it is damaged."""
         if not path.exists():
             return None
         try:
             value = json.loads("\n".join(files.read_lines(path)))
             if value["format"] != FORMAT:
-                raise DataError(f"{path}: of another version of projtrans; delete it to begin anew")
+                raise DataError(f"{path}: written by another version of projtrans; delete it to start over")
             return cls(dict(value["made_with"]), Done(**value["done"]))
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}: damaged; delete it to begin anew") from error
+            raise DataError(f"{path}: damaged; delete it to start over") from error
 
 
 class ResumableOutput:
-    """The unfinished output of a path; to be used in a with statement, which leaves it there unless it was finished."""
+    """The unfinished output of a path, as a context manager that leaves it there unless it was finished."""
 
     def __init__(self, path: Path, made_with: dict[str, Any], *, resume: bool) -> None:
-        """made_with: plain JSON values; those that the output was begun with have to be the same to go on with it.
+        """made_with: plain JSON values, which have to equal those of the output that is to be resumed.
 
-        Entering raises DataError where output is there that was made otherwise, that may not be touched (without
-        `resume`), or that another process is writing.
+        Entering raises DataError if there is unfinished output that was made differently, that may not be touched
+        (without `resume`), or that another process is writing.
         """
         self.path, self.made_with, self.resume = path, json.loads(json.dumps(made_with)), resume
         self.file_path = path.with_name(f"{path.name}.unfinished")
@@ -72,8 +72,9 @@ class ResumableOutput:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = self.file_path.open("ab")
         try:
-            self._lock()
-            self._go_on()
+            if not files.hold(self.file, self.file_path):
+                raise DataError(f"{self.file_path}: another process is writing it; wait for that, or stop it")
+            self._start()
         except BaseException:
             self.file.close()
             raise
@@ -82,27 +83,27 @@ class ResumableOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # what could not be written on a full disk is told already
+        with contextlib.suppress(OSError):  # a full disk has been reported already
             self.file.close()
 
     @property
     def kept_lines(self) -> int:
-        """Lines of the input that need not be translated again; as the disk has it, wherever an interruption came."""
+        """Lines of the input that need not be translated again, by the record on disk."""
         found = Record.read(self.record_path)
         return found.done.lines if found else 0
 
     def write(self, lines: Iterable[str]) -> None:
-        """Add lines; they are to be gone on from only when `keep` has been called."""
+        """Add lines; a resumed translation has them only once `keep` has been called."""
         self.file.writelines(f"{line}\n".encode("utf-8", "replace") for line in lines)
 
     def keep(self, lines: int, read: int) -> None:
-        """Have on the disk what was written, as the output of so many lines and bytes of the input."""
+        """Sync to disk what was written, as the output of so many lines and bytes of the input."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self._save(Done(lines, read, self.file.tell()))
 
     def finish(self) -> None:
-        """Put the output in its place."""
+        """Move the output to its destination."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file_path.replace(self.path)
@@ -114,42 +115,29 @@ class ResumableOutput:
         files.write_json(self.record_path, asdict(Record(self.made_with, done)))
         self.done = done
 
-    def _go_on(self) -> None:
-        """Where the record says, or from the beginning."""
+    def _start(self) -> None:
+        """At the place that the record names, or at the beginning."""
         found = Record.read(self.record_path)
         if self.file.tell() and not found:
             raise DataError(f"{self.file_path}: in the way, and no record of a translation beside it; move it away")
         if found and found.done.lines and self.file.tell():
             if not self.resume:
                 raise DataError(
-                    f"{self.file_path}: an unfinished translation of {found.done.lines:,} lines is there; go on with "
-                    "it by --resume, or delete it to begin anew"
+                    f"{self.file_path}: an unfinished translation of {found.done.lines:,} lines is there; resume it "
+                    "with --resume, or delete it to start over"
                 )
             _refuse_changes(found.made_with, self.made_with, self.file_path)
             if self.file.tell() < found.done.written:
-                raise DataError(f"{self.file_path}: shorter than its record says; delete it to begin anew")
+                raise DataError(f"{self.file_path}: shorter than its record says; delete it to start over")
             self.done = found.done
         self._save(self.done)
         self.file.truncate(self.done.written)
-
-    def _lock(self) -> None:
-        """Let no other process write; the system gives the lock back, however this one ends."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(os.fstat(self.file.fileno()), self.file_path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        if not mine:  # or has just finished: then this is its output
-            raise DataError(f"{self.file_path}: another process is writing it; wait for that, or stop it")
 
 
 def _refuse_changes(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
     changed = [f"{name} ({was} before, {now.get(name)} now)" for name, was in before.items() if now.get(name) != was]
     if changed:
         raise DataError(
-            f"{path}: begun otherwise: {', '.join(changed)}; repeat the command as it was, or delete it to begin anew"
+            f"{path}: begun with other settings: {', '.join(changed)}; repeat the command as it was, or delete it to "
+            "start over"
         )

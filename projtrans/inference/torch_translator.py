@@ -3,20 +3,18 @@
 Knows no files but the run it is loaded from, and no terminal.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from projtrans.data.corpus import CorpusConfig
 from projtrans.data.tokenizer import Tokenizer
-from projtrans.errors import ConfigError
-from projtrans.inference.copy_unknown import Reduced, leave_out, put_back
-from projtrans.inference.translator import Candidate, SentenceTranslator, Translation
+from projtrans.inference.torch_scores import TorchScores
+from projtrans.inference.translation import Candidate
+from projtrans.inference.translator import SentenceTranslator
 from projtrans.model import alignment, devices
 from projtrans.model.batching import Layout
 from projtrans.model.multihead import KeysValues
@@ -24,8 +22,9 @@ from projtrans.model.transformer import Memory, ModelConfig, Transformer
 from projtrans.runs.build import layout_of
 from projtrans.runs.checkpoint import load_model
 from projtrans.runs.run_folder import Run, open_run
-from projtrans.search.decoding import DecodingConfig, Hypothesis, Rules
-from projtrans.search.search import search
+from projtrans.search.decoding import DecodingConfig
+from projtrans.search.rules import Ints
+from projtrans.search.search import Hypothesis, SearchRequest, search
 
 ALIGNED = 64
 """Translations aligned together: their weights, of every layer and head, are held at once."""
@@ -40,6 +39,7 @@ class Translator(SentenceTranslator):
     """
 
     batch_tokens = 4096  # a quarter more sentences a second than with 1,024 on a CPU (docs/benchmarks.md)
+    aligns = True
 
     def __init__(
         self,
@@ -52,85 +52,38 @@ class Translator(SentenceTranslator):
     ) -> None:
         self.model, self.layout, self.device, self.precision = model, layout, device, precision
         self.engine = f"torch on {device.type} in {precision}"
-        # There are no positions beyond a learned table.
-        longest_target = layout.max_length if model.config.positions == "learned" else None
-        super().__init__(tokenizer, decoding, longest_source=layout.max_length, longest_target=longest_target)
-        self.cuts = layout.cut_sources
+        super().__init__(
+            tokenizer,
+            decoding,
+            longest_source=layout.max_length,
+            longest_target=layout.max_length if model.config.positions == "learned" else None,  # the table ends there
+            cut_sources=layout.cut_sources,
+        )
 
     @classmethod
     def load(cls, folder: str | Path | None = None, device: str = "auto") -> "Translator":
-        """The translator of a run folder (default runs/latest); raises RunError or ConfigError where it cannot be."""
+        """The translator of a run folder (default runs/latest); raises RunError or ConfigError if it cannot be."""
         return cls.of_run(open_run(None if folder is None else Path(folder)), devices.choose(device))
 
     @classmethod
     def of_run(cls, run: Run, device: torch.device, precision: devices.Precision = "fp32") -> "Translator":
-        """The translator of an opened run; with bf16, scores are good to some tenths of a nat."""
+        """The translator of an opened run; in bf16, scores are accurate to some tenths of a nat."""
         tokenizer = run.tokenizer()
         model = load_model(run, tokenizer).to(device)
         layout = layout_of(tokenizer, run.section("corpus", CorpusConfig), run.section("model", ModelConfig))
         return cls(model, tokenizer, layout, run.section("decoding", DecodingConfig), device, precision)
 
     @torch.inference_mode()
-    def search(
-        self,
-        sources: list[list[int]],
-        limits: list[int],
-        decoding: DecodingConfig,
-        rules: Rules,
-        *,
-        n_best: int,
-        numbers: list[int],
-    ) -> list[list[Hypothesis]]:
-        """By the model and search.py."""
+    def search(self, sources: Sequence[list[int]], request: SearchRequest) -> list[list[Hypothesis]]:
+        """The hypotheses of each source, best first."""
         with devices.autocast(self.device, self.precision):
             source_BS, mask_BS = self.layout.sources(sources)
             mask_BS = None if mask_BS is None else mask_BS.to(self.device)
             memory = self.model.encode(source_BS.to(self.device), mask_BS)
-            return search(
-                _Decoder(self.model, memory, len(sources)),
-                torch.tensor(limits, device=self.device),
-                decoding,
-                rules,
-                n_best=n_best,
-                numbers=numbers,
-            )
-
-    def with_alignment(self) -> Self:
-        """The same translator, one that aligns every hypothesis by its cross-attention."""
-        other = copy.copy(self)
-        other.aligned = True
-        return other
-
-    def with_copying(self) -> Self:
-        """The same translator, one that copies what its tokenizer cannot spell; raises ConfigError without subwords."""
-        if not self.tokenizer.joint:
-            raise ConfigError("copying: the word tokenizer knows no characters; it needs bpe or unigram")
-        other = copy.copy(self)
-        other.copying = True
-        return other
-
-    def translate(self, texts: Sequence[str], **options: Any) -> list[Translation]:
-        """As every engine's; with `with_copying`, around words that the tokenizer cannot spell."""
-        if not self.copying:
-            return super().translate(texts, **options)
-        reduced = [leave_out(text, self.tokenizer.knows) for text in texts]
-        plain = self.with_alignment()
-        plain.copying = False
-        found = plain.translate([one.text for one in reduced], **options)
-        return [self._whole(*each) for each in zip(texts, reduced, found, strict=True)]
-
-    def _whole(self, text: str, reduced: Reduced, found: Translation) -> Translation:
-        """The translation of a text from that of what was left of it, which becomes its part."""
-        hypotheses, parts = found.hypotheses, found.parts
-        if reduced.copies:
-            hypotheses, parts = [put_back(reduced, hypothesis) for hypothesis in hypotheses], parts or [found]
-        if not self.aligned:
-            hypotheses = [replace(hypothesis, alignment=None) for hypothesis in hypotheses]
-            parts = [replace(part, hypotheses=[replace(h, alignment=None) for h in part.hypotheses]) for part in parts]
-        return Translation(text, hypotheses, parts=parts)
+            return search(TorchStepper(self.model, memory, len(sources)), request)
 
     def align(self, texts: Sequence[str], found: list[list[Candidate]]) -> list[list[Candidate]]:
-        """The hypotheses of each text with their alignment, as alignment.py defines it."""
+        """The hypotheses of each text with their alignment, as model/alignment.py defines it."""
         words = [self.tokenizer.source_words(text) for text in texts]
         pairs = [(i, h) for i, hypotheses in enumerate(found) for h in hypotheses]
         aligned: list[list[Candidate]] = [[] for _ in texts]
@@ -145,26 +98,31 @@ class Translator(SentenceTranslator):
         return alignment.links(alignment.averaged(weights_LHTS), source_words[: self.longest_source], target_words)
 
     def cross_attention(self, texts: Sequence[str], targets: Sequence[list[int]]) -> list[Tensor]:
-        """The weights of cross-attention [layers, heads, target pieces, source pieces], always in float32."""
+        """The weights of cross-attention [layers, heads, target tokens, source tokens], always in float32."""
         sources = [ids[: self.longest_source] for ids in self.tokenizer.encode_source(texts)]
         return alignment.cross_attention(self.model, self.layout, sources, targets)
 
 
-class _Decoder:
-    """The model as the search sees it: logits of the next piece, and caches that follow the hypotheses."""
+class TorchStepper:
+    """The model as the search sees it: scores of the next token, and caches that follow the hypotheses."""
 
     def __init__(self, model: Transformer, memory: Memory, sentences: int) -> None:
         self.model, self.memory, self.sentences = model, memory, sentences
+        self.device = model.output.weight.device
         self.past: list[KeysValues | None] = [None] * len(memory.layers)
 
-    def step(self, token_BM: Tensor) -> Tensor:
-        logits_BMV, caches = self.model.step(token_BM, self.memory, self.past)
+    def step(self, token_BM: Ints) -> TorchScores:
+        """As `Stepper.step`."""
+        token = torch.from_numpy(token_BM).to(self.device)
+        logits_BMV, caches = self.model.step(token, self.memory, self.past)
         self.past = list(caches)
-        return logits_BMV
+        return TorchScores(logits_BMV)
 
-    def select(self, sentence_B: Tensor, parent_BM: Tensor) -> None:
+    def select(self, sentence_B: Ints, parent_BM: Ints) -> None:
+        """As `Stepper.select`."""
         hypotheses = self.past[0].k_BHSK.shape[0] // self.sentences if self.past[0] is not None else 1
-        rows = (sentence_B[:, None] * hypotheses + parent_BM).flatten()
+        rows = torch.from_numpy((sentence_B[:, None] * hypotheses + parent_BM).ravel()).to(self.device)
         self.past = [None if layer is None else layer.select(rows) for layer in self.past]
         if len(sentence_B) < self.sentences:
-            self.memory, self.sentences = self.memory.select(sentence_B), len(sentence_B)
+            kept = torch.from_numpy(sentence_B).to(self.device)
+            self.memory, self.sentences = self.memory.select(kept), len(sentence_B)

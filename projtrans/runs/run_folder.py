@@ -16,6 +16,7 @@ built by whoever uses them.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -114,6 +115,13 @@ class Run:
             return config.read_yaml(self.config_file)
         except ConfigError as error:
             raise RunError(f"run {self.folder}: {error}") from error
+
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of the weights, and of the settings that a translation depends on besides the search settings."""
+        corpus = self.raw_config.get("corpus")
+        settings = [self.raw_config.get("model"), corpus.get("max_length") if isinstance(corpus, dict) else None]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return {"weights": files.checksum(self.model_file), "settings": digest}
 
     def section(self, name: str, section: type[Section]) -> Section:
         """One section of the configuration; raises RunError where it does not fit this version."""

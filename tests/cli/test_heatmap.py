@@ -26,7 +26,7 @@ def test_every_weight_can_be_read_back(data: st.DataObject, blocks: bool, width:
 
 
 @given(data=st.data(), blocks=st.booleans(), width=st.integers(50, 120))
-def test_no_line_is_too_wide_whatever_the_pieces_are(data: st.DataObject, blocks: bool, width: int) -> None:
+def test_no_line_is_too_wide_whatever_the_tokens_are(data: st.DataObject, blocks: bool, width: int) -> None:
     rows, columns = data.draw(st.lists(LABELS, max_size=5)), data.draw(st.lists(LABELS, min_size=1, max_size=40))
     lines = heatmap([[0.5] * len(columns) for _ in rows], rows, columns, width=width, blocks=blocks)
     for line in lines:

@@ -1,4 +1,4 @@
-"""The prompt, at a real pseudo-terminal and through pipes: what is asked for is shown, and what is wrong is said."""
+"""The prompt, on a pseudo-terminal and through pipes: it shows what is asked for, and says what is wrong."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import pytest
 
 from projtrans import Translator
 from projtrans.model.alignment import averaged
-from tests.cli.test_cli import PATIENCE, at_terminal
+from tests.cli.terminal import PATIENCE, at_terminal
 from tests.conftest import KINDS, Result, Toy, cli, done, run
 
 
@@ -41,7 +41,7 @@ def test_what_is_wrong_is_said_in_a_line_and_the_prompt_goes_on(folder: Path) ->
         (":beam 1000000000000", "whole number"),
         (":beam 000000012345678", "whole number"),
         (":alternatives -1", "whole number"),
-        (":attention", "nothing is translated yet"),
+        (":attention", "nothing has been translated yet"),
         (":model nowhere", "no such folder"),
     ]
     result = piped(*(line for line, _ in wrong), "three one four")
@@ -73,7 +73,7 @@ def test_two_colons_translate_what_begins_with_one(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_model_is_told_and_taken(folder: Path, kind: str) -> None:
+def test_the_model_is_described_and_loaded(folder: Path, kind: str) -> None:
     result = piped(f":model runs/tiny-{kind}", "three one four", options=("--engine", "torch", "--beam-size", "3"))
     path = folder / "runs" / f"tiny-{kind}"
     translator = Translator.load(path, "cpu")
@@ -118,6 +118,7 @@ def test_attention_of_layers_heads_and_parts(folder: Path) -> None:
     assert err.count("expected 1 to") == len(wrong)
 
 
+@pytest.mark.slow
 def test_where_blocks_cannot_be_written_there_are_none(folder: Path) -> None:
     settings = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "ascii"}
     stdin = b"three one four\n:attention\n"
@@ -134,6 +135,7 @@ def test_help_names_every_command(folder: Path) -> None:
     assert all(len(line) <= 80 for line in answers(result.err))
 
 
+@pytest.mark.slow
 def test_commands_at_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Line by line, as one who waits for each answer."""
     monkeypatch.chdir(folder)

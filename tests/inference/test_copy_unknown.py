@@ -1,4 +1,4 @@
-"""Words that go around the model: every one comes through, the others are translated as if it were not there."""
+"""Words that go around the model: each is kept, and the others are translated as if it were not there."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from projtrans import Translator
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.inference.copy_unknown import leave_out, put_back
-from projtrans.inference.translator import Candidate
+from projtrans.inference.translation import Candidate
 from tests.conftest import Toy, cli, done
 
 
@@ -33,7 +33,7 @@ def test_what_cannot_be_spelt_is_left_out(reason: str, text: str, left: str, cop
     assert (reduced.text, [copy.text for copy in reduced.copies]) == (left, copied)
 
 
-def test_places_by_hand() -> None:
+def test_positions_by_hand() -> None:
     """Source: a 😀 b c. 漢 / translated as C B A: the emoji follows what a became, the end stays at the end."""
     reduced = leave_out("a 😀 b c 漢.", ascii_only)
     found = put_back(reduced, Candidate("C B A.", -1.0, alignment=[(2, 0), (1, 1), (0, 2)]))
@@ -52,7 +52,7 @@ WORDS = st.lists(st.sampled_from(["one", "two.", "😀", "漢字,", "(🚀)", "n
 def test_every_copied_word_comes_through_once(toy: Toy, words: list[str]) -> None:
     translator = Translator.load(toy.run("projection"), "cpu").with_decoding(beam_size=1)
     text = " ".join(words)
-    (found,) = translator.with_copying().translate([text])
+    (found,) = translator.with_options(copy_unknown=True).translate([text])
     copied = [word for word in words if word in ("😀", "漢字,", "(🚀)", "a@b.org")]
     shown = found.text.split()
     for word in set(copied):
@@ -66,9 +66,9 @@ def test_every_copied_word_comes_through_once(toy: Toy, words: list[str]) -> Non
 
 
 def test_alignment_counts_the_words_of_the_whole_line(toy: Toy) -> None:
-    translator = Translator.load(toy.run("projection"), "cpu").with_copying()
+    translator = Translator.load(toy.run("projection"), "cpu").with_options(copy_unknown=True)
     text = "three 😀 one four 漢字"
-    (found,) = translator.with_alignment().translate([text], n_best=2)
+    (found,) = translator.with_options(alignment=True, n_best=2).translate([text])
     for hypothesis in found.hypotheses:
         assert hypothesis.alignment is not None
         target = hypothesis.translation.split()

@@ -25,6 +25,8 @@ from projtrans.runs.checkpoint import save_model
 from projtrans.runs.run_folder import Run
 from tests.conftest import KINDS, TINY, Toy, cli, done, numbers, spell
 
+pytestmark = pytest.mark.slow  # exporting takes seconds
+
 NEAR = 1e-4
 """Scores of both engines agree to this."""
 
@@ -90,9 +92,17 @@ def test_both_engines_give_the_same_lines_with_the_same_scores(
     exported: Exported, lines: list[str], kind: str, beam_size: int
 ) -> None:
     run = Run(exported.paper if kind == "paper" else exported.run(kind))
-    theirs = Translator.load(run.folder, "cpu").with_decoding(beam_size=beam_size).translate(lines, n_best=beam_size)
+    theirs = (
+        Translator.load(run.folder, "cpu")
+        .with_decoding(beam_size=beam_size)
+        .with_options(n_best=beam_size)
+        .translate(lines)
+    )
     ours = (
-        OnnxTranslator.of_run(run, "float32", 1).with_decoding(beam_size=beam_size).translate(lines, n_best=beam_size)
+        OnnxTranslator.of_run(run, "float32", 1)
+        .with_decoding(beam_size=beam_size)
+        .with_options(n_best=beam_size)
+        .translate(lines)
     )
     assert len({translation.text for translation in theirs}) > 10, "or nothing is compared"
     for one, other in zip(ours, theirs, strict=True):
@@ -114,7 +124,7 @@ def test_both_engines_give_the_same_lines_with_the_same_scores(
     ],
     ids=["greedy", "beam", "top-k samples", "samples"],
 )
-def test_both_engines_do_what_is_asked_of_the_search(
+def test_both_engines_apply_the_search_options(
     exported: Exported, lines: list[str], kind: str, asked: dict[str, Any]
 ) -> None:
     """Samples too: drawn by the same chances from probabilities that differ by rounding alone."""
@@ -123,12 +133,12 @@ def test_both_engines_do_what_is_asked_of_the_search(
     if kind == "paper":
         prefixes = [prefix.replace("d", "du") for prefix in prefixes]  # its vocabulary is words
     theirs, ours = (
-        translator.with_decoding(**asked).with_token_scores().translate(lines, n_best=3, prefixes=prefixes)
+        translator.with_decoding(**asked).with_options(token_scores=True, n_best=3).translate(lines, prefixes=prefixes)
         for translator in (Translator.load(run.folder, "cpu"), OnnxTranslator.of_run(run, "float32", 1))
     )
     pairs = [(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x.hypotheses, y.hypotheses, strict=True)]
     same = [(mine, that) for mine, that in pairs if mine.pieces == that.pieces]
-    assert len(pairs) - len(same) <= ("sample" in asked) * len(pairs) / 100  # a chance may fall on the edge of a piece
+    assert len(pairs) - len(same) <= ("sample" in asked) * len(pairs) / 100  # a chance may fall on the edge of a token
     for mine, that in same:
         assert mine.translation == that.translation
         assert mine.token_scores == pytest.approx(that.token_scores, abs=NEAR)
@@ -183,7 +193,9 @@ def test_int8_is_near(exported: Exported, lines: list[str], kind: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_company_does_not_change_a_translation(exported: Exported, lines: list[str], precision: str) -> None:
+def test_the_rest_of_the_batch_does_not_change_a_translation(
+    exported: Exported, lines: list[str], precision: str
+) -> None:
     translator = OnnxTranslator.of_run(Run(exported.run("projection")), precision, 1)
     together = translator.translate(lines)
     for line, crowd in zip(lines, together, strict=True):
@@ -323,7 +335,7 @@ def other_tokenizer(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("reason", "damage", "said"), DAMAGES, ids=[row[0] for row in DAMAGES])
-def test_damage_is_told_in_one_line(reason: str, damage: Callable[[Path], object], said: str, run: Path) -> None:
+def test_damage_is_reported_in_one_line(reason: str, damage: Callable[[Path], object], said: str, run: Path) -> None:
     damage(run)
     result = cli("translate", "one", "--model", run, "--engine", "onnx")
     assert (result.status, result.out) == (1, "")
@@ -342,7 +354,7 @@ FLAGS = [
 
 
 @pytest.mark.parametrize(("options", "said"), FLAGS)
-def test_flags_that_exclude_each_other_are_told(exported: Exported, options: list[str], said: str) -> None:
+def test_flags_that_exclude_each_other_are_refused(exported: Exported, options: list[str], said: str) -> None:
     result = cli("translate", "one", "--model", exported.run("standard"), *options)
     assert (result.status, result.out) == (2, "")
     assert result.err.count("\n") == len(result.errors) == 1

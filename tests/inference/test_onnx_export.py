@@ -31,6 +31,8 @@ from tests.attention_cases import covering_array, raw_of
 from tests.model.laplace import LaplaceAttention
 from tests.tiny_training import LONGEST, PAD, fresh, pairs, train
 
+pytestmark = pytest.mark.slow  # exporting takes seconds
+
 Graphs = tuple[InferenceSession, InferenceSession]
 SIZES = [(1, 1, 1), (1, 3, 7), (3, 2, 5), (2, 5, 1), (4, 1, 9)]
 """Sentences, hypotheses, source positions: ones and others, none of them as in the trace alone."""
@@ -100,13 +102,13 @@ def differences(model: Transformer, graphs: Graphs, B: int, M: int, S: int, step
     masked = model.config.mask_padding
     memory = model.encode(source_BS, mask_BS if masked else None)
     given = {"source": source_BS.numpy()} | ({"mask": mask_BS.numpy()} if masked else {})
-    decoder = onnx_translator._Decoder(graphs[1], graphs[0].run(None, given), given.get("mask"))
+    decoder = onnx_translator.OnnxStepper(graphs[1], graphs[0].run(None, given), given.get("mask"))
     past: list[KeysValues | None] = [None] * len(memory.layers)
     generator, found = torch.Generator().manual_seed(B), []
     token_BM = torch.full((B, 1), 2)
     for step in range(steps):
         logits_BMV, caches = model.step(token_BM, memory, past)
-        ours = torch.from_numpy(np.array(decoder.step(token_BM.numpy())))
+        ours = torch.from_numpy(np.array(decoder.step(token_BM.numpy()).logits_BMV))
         found.append((ours - logits_BMV).abs().max().item())
         kept_B = torch.arange(len(token_BM))[: max(1, B - step // 3)]
         parent_BM = torch.randint(0, token_BM.shape[1], (len(kept_B), M), generator=generator)
@@ -187,7 +189,7 @@ def test_blocks_are_the_matrix_to_half_a_step(shape: tuple[int, int]) -> None:
     assert not back[:, 0].any()
 
 
-def test_int8_is_near_and_feels_no_company(tmp_path: Path) -> None:
+def test_int8_is_near_and_independent_of_the_batch(tmp_path: Path) -> None:
     """A trained model, so that there is something to lose: other sentences in the batch change nothing but rounding."""
     model = fresh({"kind": "projection"})
     train(model, 150)

@@ -1,4 +1,4 @@
-"""The translator: one line out for whatever line goes in, the same one in any company, with the score that it has."""
+"""The translator: one line out for any line in, the same in any batch, with the model's own score."""
 
 import itertools
 import json
@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from projtrans import Translator
 from projtrans.data.data_folder import read_split
-from projtrans.inference.torch_translator import _Decoder
-from projtrans.search.decoding import Rules
-from projtrans.search.search import search
+from projtrans.inference.torch_translator import TorchStepper
+from projtrans.search.rules import Rules
+from projtrans.search.search import SearchRequest, search
 from tests.conftest import KINDS, Toy, cli, done, numbers, spell
 
 COMMON = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -137,8 +137,10 @@ def test_hypotheses_of_a_long_line_are_the_best_of_all_combinations(translator: 
     decoder = translator.with_decoding(beam_size=4)
     decoder.longest_source = len(decoder.tokenizer.encode_source(["Three one."])[0])
     line = "One two. Three one. Four two."
-    (found,) = decoder.translate([line], n_best=4)
-    apart = [part.hypotheses for part in decoder.translate(["One two. ", "Three one. ", "Four two."], n_best=4)]
+    (found,) = decoder.with_options(n_best=4).translate([line])
+    apart = [
+        part.hypotheses for part in decoder.with_options(n_best=4).translate(["One two. ", "Three one. ", "Four two."])
+    ]
     every = sorted(itertools.product(*apart), key=lambda chosen: -sum(h.normalised_score for h in chosen))
     assert len(found.hypotheses) == 4
     for hypothesis, chosen in zip(found.hypotheses, every, strict=False):
@@ -149,9 +151,9 @@ def test_hypotheses_of_a_long_line_are_the_best_of_all_combinations(translator: 
 
 def test_samples_and_token_scores_of_a_long_line_are_those_of_its_parts(translator: Translator) -> None:
     """Equal sentences of a line are drawn independently, and the first samples do not depend on how many there are."""
-    decoder = translator.with_decoding(sample=True, temperature=2.0).with_token_scores().sentence_by_sentence()
+    decoder = translator.with_decoding(sample=True, temperature=2.0).with_options(token_scores=True, sentences=True)
     line = "One two three. " * 6
-    (found,) = decoder.translate([line], n_best=3, numbers=[5])
+    (found,) = decoder.with_options(n_best=3).translate([line], numbers=[5])
     assert len({part.text for part in found.parts}) > 1
     for number, sample in enumerate(found.hypotheses):
         chosen = [part.hypotheses[number] for part in found.parts]
@@ -164,7 +166,7 @@ def test_samples_and_token_scores_of_a_long_line_are_those_of_its_parts(translat
 
 
 def test_a_prefix_begins_a_long_line_once(translator: Translator) -> None:
-    decoder = translator.sentence_by_sentence().with_prefix("du ")
+    decoder = translator.with_options(sentences=True, prefix="du ")
     (found,) = decoder.translate(["One two. Three one."])
     assert found.text.split()[0] == "du"
     assert found.parts[1].text == translator("Three one.")
@@ -179,12 +181,12 @@ def test_short_lines_are_as_they_were_beside_long_ones(translator: Translator) -
 
 
 def test_every_sentence_by_itself_on_request(translator: Translator) -> None:
-    decoder = translator.sentence_by_sentence()
+    decoder = translator.with_options(sentences=True)
     (found,) = decoder.translate(["One two. Three! four"])
     assert [part.source for part in found.parts] == ["One two. ", "Three! four"], "a small letter begins no sentence"
     assert not decoder.translate(["one two"])[0].parts
     assert found.text == f"{translator('One two. ')} {translator('Three! four')}"
-    assert not translator.every_sentence
+    assert not translator.options.sentences
 
 
 def test_a_word_that_is_too_long_is_translated_in_parts_and_the_line_is_named(toy: Toy) -> None:
@@ -219,24 +221,23 @@ def test_a_model_that_was_trained_on_cut_lines_cuts_them(toy: Toy, tmp_path: Pat
     assert "line 2" in result.err
     translator = Translator.load(run, "cpu")
     [ids] = translator.tokenizer.encode_source([line])
-    (forced,) = translator.search(
-        [ids[: translator.longest_source]],
-        [translator.decoding.longest(translator.longest_source)],
-        translator.decoding,
-        translator._rules([[]]),
-        n_best=1,
+    request = SearchRequest(
+        limits=[translator.decoding.longest(translator.longest_source)],
+        rules=translator._rules([[]]),
+        decoding=translator.decoding,
         numbers=[2],
     )
+    (forced,) = translator.search([ids[: translator.longest_source]], request)
     assert scores_agree(cut["score"], forced[0].score)
 
 
 def test_a_line_feed_that_the_model_invents_does_not_break_the_line(toy: Toy) -> None:
-    """There is a piece for every byte, the line feed among them: nothing but training keeps a model from using it."""
+    """There is a token for every byte, line feed included: only training keeps a model from using it."""
     translator = Translator.load(toy.run("standard"), "cpu").with_decoding(beam_size=5)
     pieces = translator.tokenizer.target_tokens(range(translator.tokenizer.target_size))
     with torch.no_grad():
         translator.model.output.bias[[pieces.index("<0x0A>"), pieces.index("<0x0D>"), pieces.index("<0x41>")]] += 1000.0
-    hypotheses = translator.translate(["one two three"], n_best=5)[0].hypotheses
+    hypotheses = translator.with_options(n_best=5).translate(["one two three"])[0].hypotheses
     assert any("A" in hypothesis.translation for hypothesis in hypotheses)
     assert not any("\n" in hypothesis.translation for hypothesis in hypotheses)
 
@@ -245,7 +246,9 @@ def test_a_line_feed_that_the_model_invents_does_not_break_the_line(toy: Toy) ->
 
 
 @pytest.mark.parametrize("beam_size", [1, 5])
-def test_company_does_not_change_a_translation(translator: Translator, sentences: list[str], beam_size: int) -> None:
+def test_the_rest_of_the_batch_does_not_change_a_translation(
+    translator: Translator, sentences: list[str], beam_size: int
+) -> None:
     """A batch, single sentences, another order, other neighbours: equal but for near-ties within 1e-4."""
     decoder = translator.with_decoding(beam_size=beam_size)
     together = decoder.translate(sentences)
@@ -268,8 +271,8 @@ def test_order_is_kept_and_blank_lines_stay_blank(translator: Translator, senten
 
 @pytest.mark.parametrize("window", [1, 3, 1000])
 def test_a_stream_gives_what_translate_gives(translator: Translator, sentences: list[str], window: int) -> None:
-    streamed = list(translator.stream(iter(sentences), window=window, n_best=2))
-    whole = translator.translate(sentences, n_best=2)
+    streamed = list(translator.with_options(n_best=2).stream(iter(sentences), window=window))
+    whole = translator.with_options(n_best=2).translate(sentences)
     assert [t.source for t in streamed] == sentences
     for ours, theirs in zip(streamed, whole, strict=True):
         assert [h.translation for h in ours.hypotheses] == [h.translation for h in theirs.hypotheses]
@@ -293,7 +296,7 @@ def test_the_best_of_several_is_the_one_best(translator: Translator, sentences: 
     for beam_size in (2, 5):
         decoder = translator.with_decoding(beam_size=beam_size)
         for one, several in zip(
-            decoder.translate(sentences), decoder.translate(sentences, n_best=beam_size), strict=True
+            decoder.translate(sentences), decoder.with_options(n_best=beam_size).translate(sentences), strict=True
         ):
             assert several.text == one.text
             assert scores_agree(several.score, one.score)
@@ -304,7 +307,7 @@ def test_the_best_of_several_is_the_one_best(translator: Translator, sentences: 
 
 
 def greedy_by_hand(translator: Translator, text: str) -> tuple[str, float]:
-    """The most probable next piece from the whole prefix, again and again: no cache, no batch, no search."""
+    """The most probable next token given the whole prefix, again and again: no cache, no batch, no search."""
     tokenizer, model = translator.tokenizer, translator.model
     (source,) = tokenizer.encode_source([text])
     tokens, score = [tokenizer.bos_id], 0.0
@@ -330,25 +333,25 @@ def test_a_beam_of_one_is_greedy_search(translator: Translator, sentences: list[
 
 @pytest.mark.parametrize("beam_size", [1, 5])
 def test_a_score_is_that_of_forced_rescoring(translator: Translator, sentences: list[str], beam_size: int) -> None:
-    """The sum of log-probabilities that the model gives to the pieces, the end included, when they are forced on it."""
+    """The sum of log-probabilities that the model gives to the tokens, EOS included, when they are forced on it."""
     decoder = translator.with_decoding(beam_size=beam_size)
     texts = list(dict.fromkeys(text for text in sentences if text.strip()))
     tokenizer, model, layout = decoder.tokenizer, decoder.model, decoder.layout
-    for translation in decoder.translate(texts, n_best=beam_size):
+    for translation in decoder.with_options(n_best=beam_size).translate(texts):
         (source,) = tokenizer.encode_source([translation.source])
         with torch.no_grad():
             memory = model.encode(torch.tensor([source]), None)
-            (hypotheses,) = search(
-                _Decoder(model, memory, 1),
-                torch.tensor([decoder.decoding.longest(len(source))]),
-                decoder.decoding,
-                Rules(
+            request = SearchRequest(
+                limits=[decoder.decoding.longest(len(source))],
+                rules=Rules(
                     bos_id=layout.bos_id,
                     eos_id=layout.eos_id,
                     banned_ids=[layout.pad_id, layout.bos_id, tokenizer.unk_id],
                 ),
+                decoding=decoder.decoding,
                 n_best=beam_size,
             )
+            (hypotheses,) = search(TorchStepper(model, memory, 1), request)
             assert len(hypotheses) == len(translation.hypotheses)
             for hypothesis, candidate in zip(hypotheses, translation.hypotheses, strict=True):
                 target = [*hypothesis.tokens, *([layout.eos_id] if hypothesis.finished else [])]
@@ -362,7 +365,7 @@ def test_a_score_is_that_of_forced_rescoring(translator: Translator, sentences: 
 def test_hypotheses_are_distinct_and_in_falling_order_without_a_penalty(
     translator: Translator, sentences: list[str]
 ) -> None:
-    for translation in translator.with_decoding(length_penalty=0.0).translate(sentences, n_best=5):
+    for translation in translator.with_decoding(length_penalty=0.0).with_options(n_best=5).translate(sentences):
         scores = [hypothesis.score for hypothesis in translation.hypotheses]
         assert scores == sorted(scores, reverse=True)
 
@@ -411,7 +414,7 @@ def test_json_lines_hold_what_python_returns(toy: Toy, translator: Translator) -
     result = done(
         "translate", "--model", run, "--format", "json", "--n-best", 3, stdin="".join(f"{t}\n" for t in texts)
     )
-    for line, translation in zip(result.lines, translator.translate(texts, n_best=3), strict=True):
+    for line, translation in zip(result.lines, translator.with_options(n_best=3).translate(texts), strict=True):
         record = json.loads(line)
         assert list(record) == ["source", "translation", "score", "hypotheses"]
         assert (record["source"], record["translation"]) == (translation.source, translation.text)
@@ -423,7 +426,7 @@ def test_json_lines_hold_what_python_returns(toy: Toy, translator: Translator) -
 def test_tsv_lines_hold_score_and_translation(toy: Toy, translator: Translator) -> None:
     run = toy.run(translator.model.config.attention.kind)
     result = done("translate", "--model", run, "--format", "tsv", "--n-best", 2, "one two", "seven")
-    wanted = [h for t in translator.translate(["one two", "seven"], n_best=2) for h in t.hypotheses]
+    wanted = [h for t in translator.with_options(n_best=2).translate(["one two", "seven"]) for h in t.hypotheses]
     for line, hypothesis in zip(result.lines, wanted, strict=True):
         score, text = line.split("\t")
         assert text == hypothesis.translation

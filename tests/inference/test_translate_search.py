@@ -1,6 +1,6 @@
-"""What a user asks of `translate` beside the best translation: prefixes, lengths, no repetition, samples, token scores.
+"""What `translate` offers beside the best translation: prefixes, lengths, no repetition, samples, token scores.
 
-On trained toy models, by Python and by the command, against the model's own probabilities and the rules in words.
+On trained toy models, from Python and by the command, against the model's own probabilities and the rules in words.
 """
 
 import itertools
@@ -20,7 +20,8 @@ from projtrans import Translator
 from projtrans.data.data_folder import read_split
 from projtrans.data.tokenizer import Tokenizer, normal_form
 from projtrans.errors import ConfigError
-from projtrans.inference.translator import SentenceTranslator, Translation
+from projtrans.inference.translation import Translation
+from projtrans.inference.translator import SentenceTranslator
 from projtrans.search.decoding import DecodingConfig
 from tests.conftest import KINDS, Toy, cli, done, numbers, spell
 
@@ -46,7 +47,7 @@ def hypotheses(translations: list[Translation]) -> list[tuple[str, list[tuple[st
 
 
 def rescored(translator: Translator, source: str, pieces: list[str]) -> list[float]:
-    """What the model gives to the pieces when they are forced on it, from the whole prefix, without a search."""
+    """What the model gives to the tokens when they are forced on it, from the whole prefix, without a search."""
     tokenizer, model = translator.tokenizer, translator.model
     ids = {piece: id_ for id_, piece in enumerate(tokenizer.target_tokens(range(tokenizer.target_size)))}
     target = [ids[piece] for piece in pieces]
@@ -79,8 +80,8 @@ def test_a_translation_begins_with_its_prefix(
     translator: Translator, sentences: list[str], reason: str, prefix: str, options: dict[str, int]
 ) -> None:
     begun = normal_form(prefix, "bpe")
-    decoder = translator.with_decoding(**options).with_prefix(prefix).with_token_scores()
-    for found in decoder.translate(sentences, n_best=2):
+    decoder = translator.with_decoding(**options).with_options(prefix=prefix, token_scores=True)
+    for found in decoder.with_options(n_best=2).translate(sentences):
         for hypothesis in found.hypotheses:
             if not found.source:
                 assert (hypothesis.translation, hypothesis.score) == ("", 0.0)
@@ -101,13 +102,15 @@ def test_a_translation_begins_with_its_prefix(
 @example(prefix="\u2581a\u2581 ")
 def test_any_text_can_be_a_prefix(translator: Translator, prefix: str) -> None:
     decoder = translator.with_decoding(beam_size=1)
-    assert decoder.with_prefix(prefix)("one two three").startswith(normal_form(prefix, "bpe"))
+    assert decoder.with_options(prefix=prefix)("one two three").startswith(normal_form(prefix, "bpe"))
 
 
 def test_an_open_word_may_go_on_and_a_closed_one_may_not(toy: Toy) -> None:
     """Of forty samples that begin with `b` some go on within the word, if they may."""
     translator = Translator.load(toy.run("standard"), "cpu").with_decoding(sample=True)
-    found = {prefix: translator.with_prefix(prefix).translate(["one two"], n_best=40)[0] for prefix in ("b", "b ")}
+    found = {
+        prefix: translator.with_options(prefix=prefix, n_best=40).translate(["one two"])[0] for prefix in ("b", "b ")
+    }
     texts = {prefix: [hypothesis.translation for hypothesis in found[prefix].hypotheses] for prefix in found}
     assert any(re.match(r"b\S", text) for text in texts["b"])
     assert all(re.fullmatch(r"b( .*)?", text) for text in texts["b "])
@@ -115,9 +118,9 @@ def test_an_open_word_may_go_on_and_a_closed_one_may_not(toy: Toy) -> None:
 
 def test_every_sentence_may_have_a_prefix_of_its_own(translator: Translator, sentences: list[str]) -> None:
     prefixes = [prefix for _, prefix in itertools.islice(itertools.cycle(PREFIXES), len(sentences))]
-    together = translator.translate(sentences, n_best=3, prefixes=prefixes)
+    together = translator.with_options(n_best=3).translate(sentences, prefixes=prefixes)
     alone = [
-        translator.with_prefix(prefix).translate([text], n_best=3)[0]
+        translator.with_options(prefix=prefix, n_best=3).translate([text])[0]
         for text, prefix in zip(sentences, prefixes, strict=True)
     ]
     assert hypotheses(together) == hypotheses(alone)
@@ -127,7 +130,7 @@ def test_every_sentence_may_have_a_prefix_of_its_own(translator: Translator, sen
 
 def test_a_prefix_longer_than_other_translations_is_followed_by_one(translator: Translator) -> None:
     prefix = "ba be bi " * 20
-    found = translator.with_prefix(prefix).with_token_scores().translate(["one"])[0]
+    found = translator.with_options(prefix=prefix, token_scores=True).translate(["one"])[0]
     assert found.text.startswith(prefix.strip())
     assert translator.decoding.longest(2) < 60 < len(found.hypotheses[0].pieces)
 
@@ -142,13 +145,13 @@ class Words(SentenceTranslator):
 def test_a_prefix_that_the_vocabulary_cannot_express_is_an_error() -> None:
     tokenizer = Tokenizer.train("word", ["one two"] * 9, ["uno dos"] * 9, 20)
     translator = Words(tokenizer, DecodingConfig(), longest_source=10, longest_target=10)
-    assert tokenizer.decode_target([translator.with_prefix("Uno, dos ").prefix[:2]]) == ["uno dos"]
+    assert translator.with_options(prefix="Uno, dos ").options.prefix == "Uno, dos "
     with pytest.raises(ConfigError, match="prefix 'uno tres': the vocabulary lacks a word of it"):
-        translator.with_prefix("uno tres")
+        translator.with_options(prefix="uno tres")
 
 
 LIMITS = [
-    ({"max_length": 3}, "ba be bi bo", "prefix: its length, end included, . is more than max_length, 3"),
+    ({"max_length": 3}, "ba be bi bo", "prefix: its length, EOS included, . is more than max_length, 3"),
     ({"min_length": 11}, "", "min_length: 11 is more than the model's longest translation, 10"),
     ({}, "ba be bi bo bu da de di do du", "prefix: .* is more than the model's longest translation, 10"),
 ]
@@ -158,7 +161,7 @@ LIMITS = [
 def test_what_the_lengths_leave_no_room_for_is_an_error(
     translator: Translator, changes: dict[str, int], prefix: str, said: str
 ) -> None:
-    asked = translator.with_decoding(**changes).with_prefix(prefix)
+    asked = translator.with_decoding(**changes).with_options(prefix=prefix)
     asked.longest_target = 10
     with pytest.raises(ConfigError, match=said):
         asked.translate(["one two"])
@@ -171,12 +174,12 @@ def test_what_the_lengths_leave_no_room_for_is_an_error(
 def test_lengths_hold_and_nothing_is_repeated(
     translator: Translator, sentences: list[str], options: dict[str, int]
 ) -> None:
-    free = translator.with_decoding(**options).with_token_scores()
+    free = translator.with_decoding(**options).with_options(token_scores=True)
     asked = free.with_decoding(min_length=9, max_length=12, no_repeat_ngram=2)
     texts = [text for text in sentences if text]
-    lengths = {len(h.pieces) for t in free.translate(texts, n_best=3) for h in t.hypotheses}
+    lengths = {len(h.pieces) for t in free.with_options(n_best=3).translate(texts) for h in t.hypotheses}
     assert min(lengths) < 9, "or nothing is asked for"
-    for found in asked.translate(texts, n_best=3):
+    for found in asked.with_options(n_best=3).translate(texts):
         for hypothesis in found.hypotheses:
             pieces = hypothesis.pieces
             assert 9 <= len(pieces) <= 12
@@ -188,22 +191,24 @@ def test_lengths_hold_and_nothing_is_repeated(
 # ---------------------------------------------------------------------------------------------------------- samples
 
 
-def test_samples_do_not_feel_batch_window_or_stream(translator: Translator, sentences: list[str]) -> None:
+def test_samples_do_not_depend_on_batch_window_or_stream(translator: Translator, sentences: list[str]) -> None:
     decoder = translator.with_decoding(sample=True, temperature=1.3, seed=4)
-    together = hypotheses(decoder.translate(sentences, n_best=3))
+    together = hypotheses(decoder.with_options(n_best=3).translate(sentences))
     for window in (1, 3):
-        assert hypotheses(list(decoder.stream(iter(sentences), n_best=3, window=window))) == together
+        assert hypotheses(list(decoder.with_options(n_best=3).stream(iter(sentences), window=window))) == together
     order = sorted(range(len(sentences)), key=lambda i: sentences[i])
     places = [i + 1 for i in order]
-    shuffled = hypotheses(decoder.translate([sentences[i] for i in order], n_best=3, numbers=places))
+    shuffled = hypotheses(decoder.with_options(n_best=3).translate([sentences[i] for i in order], numbers=places))
     assert shuffled == [together[i] for i in order]
     assert together[0][1] != together[-1][1], "the same sentence again has samples of its own"
-    assert hypotheses(decoder.with_decoding(seed=5).translate(sentences, n_best=3)) != together
+    assert hypotheses(decoder.with_decoding(seed=5).with_options(n_best=3).translate(sentences)) != together
 
 
 def test_samples_are_as_frequent_as_they_are_probable(translator: Translator) -> None:
-    """The most frequent first piece of 400 samples, within five standard deviations of what its score tells."""
-    (found,) = translator.with_decoding(sample=True).with_token_scores().translate(["three one"], n_best=400)
+    """The most frequent first token of 400 samples, within five standard deviations of what its score tells."""
+    (found,) = (
+        translator.with_decoding(sample=True).with_options(token_scores=True, n_best=400).translate(["three one"])
+    )
     first = [(hypothesis.pieces[0], round(hypothesis.token_scores[0], 3)) for hypothesis in found.hypotheses]
     most = max(set(first), key=first.count)
     share, probability = first.count(most) / 400, math.exp(most[1])
@@ -249,8 +254,8 @@ def test_the_command_does_what_python_does(toy: Toy, sentences: list[str], tmp_p
         (searched, ["--beam-size", 3, "--length-penalty", 0.5]),
         (sampled, ["--sample", "--temperature", 0.7, "--top-k", 20, "--seed", 9]),
     ):
-        translator = Translator.load(run, "cpu").with_decoding(**changes).with_prefix("bo ")
-        wanted = [h.translation for t in translator.translate(sentences, n_best=2) for h in t.hypotheses]
+        translator = Translator.load(run, "cpu").with_decoding(**changes).with_options(prefix="bo ")
+        wanted = [h.translation for t in translator.with_options(n_best=2).translate(sentences) for h in t.hypotheses]
         options = ["--model", run, "--format", "tsv", "--n-best", 2, "--engine", "torch", *flags, *more]
         for result in (
             done("translate", *options, *sentences),
@@ -287,8 +292,8 @@ FLAGS = [
     ("a temperature that is not finite", ["--sample", "--temperature", "inf"], "--temperature: expected a number"),
     ("the best of fewer than none", ["--sample", "--top-k", "-1"], "--top-k: -1 is out of range"),
     ("a seed below 0", ["--sample", "--seed", "-1"], "--seed: -1 is out of range"),
-    ("a temperature of a search", ["--temperature", "2"], "--temperature 2.0: only samples have it; add --sample"),
-    ("a seed of a search", ["--seed", "2"], "--seed 2: only samples have it; add --sample"),
+    ("a temperature of a search", ["--temperature", "2"], "--temperature 2.0: applies to samples only; add --sample"),
+    ("a seed of a search", ["--seed", "2"], "--seed 2: applies to samples only; add --sample"),
     ("a beam of samples", ["--sample", "--beam-size", "2"], "--beam-size 2: samples are not searched for"),
     ("token scores as text", ["--token-scores"], "--token-scores: .* add --format tsv or json"),
     ("several samples as text", ["--sample", "--n-best", "3"], "--n-best 3"),

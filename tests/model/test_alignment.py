@@ -12,10 +12,11 @@ from torch import Tensor
 
 from projtrans import OnnxTranslator, ProjtransError, Translator
 from projtrans.data.tokenizer import Tokenizer
-from projtrans.inference.translator import SentenceTranslator
+from projtrans.inference.translator import TranslateOptions
 from projtrans.model.alignment import averaged, cross_attention, links, summed_to_words
 from projtrans.model.batching import Layout
 from projtrans.model.multihead import MultiHeadAttention, attentions
+from projtrans.search.decoding import DecodingConfig
 from tests.attention_cases import ATTENTIONS
 from tests.commands import cli, done
 from tests.tiny_training import fresh
@@ -152,7 +153,7 @@ def test_every_source_token_has_its_word(kind: str, text: str) -> None:
         for number in set(flat):
             of_word = [id_ for id_, words in zip(ids, found, strict=False) if words == [number]]
             assert tokenizer.decode_target([of_word]) == [tokenizer.normal_form(raw[number])]
-        assert len(pieces) == len(flat)
+        assert len(tokens) == len(flat)
 
 
 MADE: dict[str, Tokenizer] = {}
@@ -174,9 +175,11 @@ def test_every_target_token_has_its_word(kind: str, data: st.DataObject) -> None
 
 
 def test_every_word_of_a_translation_is_aligned(translator: Translator) -> None:
-    aligned = translator.with_alignment()
+    aligned = translator.with_options(alignment=True)
     texts = ["three one four", "", "seven  nine", "One two. " * 40, "x" * 200 + " one"]
-    for plain, found in zip(translator.translate(texts, n_best=3), aligned.translate(texts, n_best=3), strict=True):
+    for plain, found in zip(
+        translator.with_options(n_best=3).translate(texts), aligned.with_options(n_best=3).translate(texts), strict=True
+    ):
         assert [h.translation for h in plain.hypotheses] == [h.translation for h in found.hypotheses]
         assert all(h.alignment is None for h in plain.hypotheses)
         for hypothesis in found.hypotheses:
@@ -186,7 +189,7 @@ def test_every_word_of_a_translation_is_aligned(translator: Translator) -> None:
 
 
 def test_words_are_counted_through_the_parts(translator: Translator) -> None:
-    aligned = translator.with_alignment().with_decoding(beam_size=1)
+    aligned = translator.with_options(alignment=True).with_decoding(beam_size=1)
     line = "One two three. " * 12 + "x" * 300 + " four"
     (found,) = aligned.translate([line])
     assert found.breaks_word
@@ -202,16 +205,16 @@ def test_words_are_counted_through_the_parts(translator: Translator) -> None:
 
 
 def test_company_does_not_change_an_alignment(translator: Translator) -> None:
-    aligned = translator.with_alignment()
+    aligned = translator.with_options(alignment=True)
     texts = ["three one four", "nine nine", "one two three four five six seven", "zero"]
-    together = [found.best.alignment for found in aligned.translate(texts, n_best=2)]
-    assert together == [aligned.translate([text], n_best=2)[0].best.alignment for text in texts]
+    together = [found.best.alignment for found in aligned.with_options(n_best=2).translate(texts)]
+    assert together == [aligned.with_options(n_best=2).translate([text])[0].best.alignment for text in texts]
 
 
 def test_the_command_shows_what_python_returns(toy: Toy, translator: Translator) -> None:
     run = toy.run(translator.model.config.attention.kind)
     texts = ["three one four", "nine two"]
-    wanted = [found.hypotheses for found in translator.with_alignment().translate(texts, n_best=2)]
+    wanted = [found.hypotheses for found in translator.with_options(alignment=True, n_best=2).translate(texts)]
     result = done("translate", "--model", run, "--alignment", "--n-best", 2, "--format", "json", *texts)
     for line, hypotheses in zip(result.lines, wanted, strict=True):
         record = json.loads(line)
@@ -243,9 +246,11 @@ def test_what_cannot_be_aligned_is_refused(toy: Toy, reason: str, options: list[
 
 
 def test_the_other_engine_says_that_it_cannot() -> None:
-    assert OnnxTranslator.with_alignment is SentenceTranslator.with_alignment
-    with pytest.raises(ProjtransError, match="torch engine"):
-        OnnxTranslator.with_alignment(object.__new__(OnnxTranslator))
+    translator = object.__new__(OnnxTranslator)
+    translator.options = TranslateOptions(decoding=DecodingConfig())
+    for asked in ({"alignment": True}, {"copy_unknown": True}):
+        with pytest.raises(ProjtransError, match="torch engine"):
+            translator.with_options(**asked)
 
 
 def test_a_learned_table_of_positions_is_long_enough(toy: Toy, tmp_path: Path) -> None:

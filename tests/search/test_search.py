@@ -1,6 +1,6 @@
 """Search against oracles: exhaustive enumeration, a slow and obvious beam search, forced rescoring, cases by hand.
 
-Both searches, that in torch and that in numpy, take every test.
+Every test runs with the scores of torch and with those of numpy.
 """
 
 import itertools
@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from projtrans.config import build
 from projtrans.errors import ConfigError, RunError
-from projtrans.search import numpy_search
-from projtrans.search import search as torch_search
-from projtrans.search.decoding import DecodingConfig, Rules, length_penalty
+from projtrans.search.decoding import DecodingConfig
+from projtrans.search.rules import Restriction, Rules
+from projtrans.search.search import length_penalty
 from tests.search_cases import (
     ALPHAS,
     BANNED,
     BOS,
-    END,
+    ENGINES,
+    EOS,
     RULES,
     SEEDS,
     UNK,
@@ -42,7 +43,7 @@ from tests.search_cases import (
 )
 
 
-@pytest.fixture(scope="module", params=[torch_search, numpy_search], ids=["torch", "numpy"], autouse=True)
+@pytest.fixture(scope="module", params=ENGINES.values(), ids=ENGINES, autouse=True)
 def _used(request: pytest.FixtureRequest) -> None:
     USED[:] = [request.param]
 
@@ -114,7 +115,7 @@ def test_scores_are_those_of_forced_rescoring(dtype, tolerance, beam_size):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, data=st.data(), beam_size=st.integers(1, 4), n_best=st.sampled_from([1, 3]))
-def test_a_sentence_does_not_feel_its_batch(seed, data, beam_size, n_best):
+def test_a_sentence_does_not_depend_on_its_batch(seed, data, beam_size, n_best):
     table, sentences = Table(seed, vocabulary=12, end_bias=1.0), list(range(7))
     limits = data.draw(st.lists(st.integers(1, 12), min_size=7, max_size=7))
     order = data.draw(st.permutations(sentences))
@@ -139,12 +140,12 @@ def test_n_best_lists_are_sorted_distinct_and_start_with_the_one_best(seed, beam
     assert order == sorted(order, reverse=True)
     assert len({tuple(whole(hypothesis)) for hypothesis in several}) == len(several) <= beam_size
     assert several[0] == one[0]
-    assert not any(token in (*BANNED, END) for hypothesis in several for token in hypothesis.tokens)
+    assert not any(token in (*BANNED, EOS) for hypothesis in several for token in hypothesis.tokens)
 
 
 # ----------------------------------------------------------------------------------------------------- cases by hand
 
-TRAP = {(): {A: 0.6, B: 0.4}, (A,): {A: 0.3, B: 0.3, END: 0.4}, (B,): {END: 0.9, A: 0.1}}
+TRAP = {(): {A: 0.6, B: 0.4}, (A,): {A: 0.3, B: 0.3, EOS: 0.4}, (B,): {EOS: 0.9, A: 0.1}}
 
 
 def test_two_hypotheses_avoid_the_greedy_trap():
@@ -159,7 +160,7 @@ def test_two_hypotheses_avoid_the_greedy_trap():
 
 def test_the_length_penalty_turns_the_choice():
     """Ending at once has .5; A A A and its end .45: log .5 / 1 = -.693, log .45 / (9/6) = -.532."""
-    long = {(): {END: 0.5, A: 0.5}, (A,): {A: 0.9, B: 0.1}, (A, A): {A: 1.0}, (A, A, A): {END: 1.0}}
+    long = {(): {EOS: 0.5, A: 0.5}, (A,): {A: 0.9, B: 0.1}, (A, A): {A: 1.0}, (A, A, A): {EOS: 1.0}}
     for alpha, expected in ((0.0, []), (1.0, [A, A, A])):
         [[best]] = beam_search(Fixed(long), torch.tensor([8]), beam_size=3, length_penalty=alpha, n_best=1)
         assert best.tokens == expected
@@ -187,7 +188,7 @@ def test_an_empty_translation_and_a_cut_one(beam_size):
 
 def test_unfinished_hypotheses_only_fill_up():
     """At two tokens only (A, end) has ended, though (A, A) is ten times as probable."""
-    few = {(): {A: 0.99, B: 0.01}, (A,): {A: 0.9, END: 0.1}, (B,): {B: 1.0}}
+    few = {(): {A: 0.99, B: 0.01}, (A,): {A: 0.9, EOS: 0.1}, (B,): {B: 1.0}}
     [one] = beam_search(Fixed(few), torch.tensor([2]), beam_size=2, length_penalty=1.0, n_best=1)
     [two] = beam_search(Fixed(few), torch.tensor([2]), beam_size=2, length_penalty=1.0, n_best=2)
     assert [(best.tokens, best.finished) for best in one] == [([A], True)]
@@ -204,12 +205,12 @@ def test_a_banned_token_is_never_taken_and_leaves_the_others_their_probability(b
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_of_equals_the_lowest_id_wins(dtype):
     class Level(TableStepper):
-        def step(self, token_BM):
-            return super().step(token_BM).to(dtype) * 0
+        def logits(self, token_BM):
+            return super().logits(token_BM).to(dtype) * 0
 
     rules = Rules(bos_id=BOS, eos_id=6, banned_ids=BANNED)  # 6 ends here, so 2 is an ordinary token
     [[best]] = greedy(Level(Table(0), [0]), torch.tensor([3]), rules)
-    assert best.tokens == [END] * 3
+    assert best.tokens == [EOS] * 3
     several = {"beam_size": 8, "length_penalty": 0.0, "n_best": 3}
     [found] = beam_search(Level(Table(0), [0]), torch.tensor([2]), rules, **several)
     assert [hypothesis.tokens for hypothesis in found] == [[], [2], [4]]
@@ -223,13 +224,8 @@ def test_the_best_tokens_are_those_of_a_sort(vocabulary, allowed, count):
     logits_BMV[..., allowed:][..., : vocabulary if allowed else 0] = -math.inf
     expected = logits_BMV.log_softmax(-1)
     expected[..., 1] = -math.inf
-
-    def ban_one(logprob_BMV):
-        logprob_BMV[..., 1] = -math.inf
-
-    [module] = USED
-    given = logits_BMV.numpy() if module is numpy_search else logits_BMV
-    logprob_BMK, token_BMK = (torch.as_tensor(x + 0) for x in module._best_tokens(given, count, ban_one))
+    ban_one = Restriction(EOS, [(slice(None), slice(None), 1)])
+    logprob_BMK, token_BMK = (torch.as_tensor(x + 0) for x in USED[0](logits_BMV).best(count, ban_one))
     torch.testing.assert_close(
         logprob_BMK.sort(descending=True).values.float(), expected.sort(descending=True).values[..., :count]
     )
@@ -239,7 +235,7 @@ def test_the_best_tokens_are_those_of_a_sort(vocabulary, allowed, count):
 
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, beam_size=st.integers(1, 5), alpha=ALPHAS, data=st.data())
-def test_both_searches_find_the_same(seed, beam_size, alpha, data):
+def test_both_engines_find_the_same(seed, beam_size, alpha, data):
     """The scores too, since the table is float64 here: beyond the rounding of a sum over the vocabulary."""
     table, limits_B = Table(seed, vocabulary=12), torch.tensor(data.draw(st.lists(st.integers(1, 9), min_size=1)))
     config = DecodingConfig(beam_size=beam_size, length_penalty=alpha)

@@ -1,6 +1,6 @@
-"""What may be asked of a search: constraints, against exhaustive search; samples, by chi-square.
+"""The options of a search: constraints, against exhaustive search; samples, by chi-square.
 
-Both searches, that in torch and that in numpy, take every test.
+Every test runs with the scores of torch and with those of numpy.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from projtrans.config import build
 from projtrans.errors import ConfigError
-from projtrans.search import numpy_search
-from projtrans.search import search as torch_search
-from projtrans.search.decoding import NEW_WORD, DecodingConfig, chance
+from projtrans.search.decoding import DecodingConfig, chance
+from projtrans.search.rules import NEW_WORD
 from tests.search_cases import (
     ALPHAS,
     BANNED,
-    END,
+    ENGINES,
+    EOS,
     RULES,
     SEEDS,
     UNK,
@@ -43,7 +43,7 @@ JOINING = (5, 6)
 """The tokens that continue a word: 4 alone begins one."""
 
 
-@pytest.fixture(scope="module", params=[torch_search, numpy_search], ids=["torch", "numpy"], autouse=True)
+@pytest.fixture(scope="module", params=ENGINES.values(), ids=ENGINES, autouse=True)
 def _used(request: pytest.FixtureRequest) -> None:
     USED[:] = [request.param]
 
@@ -62,11 +62,11 @@ def follower(prefix, min_length, count):
         if len(tokens) < len(prefix):
             found = [token for token in found if token not in JOINING]
         if len(tokens) + 1 < min_length:
-            found = [token for token in found if token != END]
+            found = [token for token in found if token != EOS]
         if count:
             runs = [tokens[i : i + count] for i in range(len(tokens) - count + 1)]
             found = [token for token in found if [*tokens, token][-count:] not in runs]
-        return found or [END]
+        return found or [EOS]
 
     return may_follow
 
@@ -156,8 +156,8 @@ def test_a_prefix_as_long_as_the_maximum_is_all_there_is(options):
 
 @settings(max_examples=30)
 @given(seed=SEEDS, data=st.data(), n_best=st.sampled_from([1, 3]), sample=st.booleans())
-def test_a_sentence_does_not_feel_its_batch(seed, data, n_best, sample):
-    """Whatever prefixes the others have; and its samples depend on its number, not on its place."""
+def test_a_sentence_does_not_depend_on_its_batch(seed, data, n_best, sample):
+    """Whatever prefixes the others have; and its samples depend on its number, not on its position."""
     table, sentences = Table(seed), list(range(5))
     limits = data.draw(st.lists(st.integers(4, 12), min_size=5, max_size=5))
     asked = [data.draw(constraints(4)) for _ in sentences]
@@ -175,7 +175,7 @@ def test_a_sentence_does_not_feel_its_batch(seed, data, n_best, sample):
 
 @settings(max_examples=40)
 @given(seed=SEEDS, beam_size=st.integers(1, 4), data=st.data(), sample=st.booleans(), top_k=st.integers(0, 6))
-def test_both_searches_find_the_same(seed, beam_size, data, sample, top_k):
+def test_both_engines_find_the_same(seed, beam_size, data, sample, top_k):
     limits = data.draw(st.lists(st.integers(4, 12), min_size=1, max_size=4))
     asked = [data.draw(constraints(4)) for _ in limits]
     changes = {"min_length": asked[0][1], "no_repeat_ngram": asked[0][2], "sample": sample, "top_k": top_k}
