@@ -85,11 +85,11 @@ class TrainingConfig(OptimizerConfig):
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "auto: bfloat16 products where the hardware is good at them"
     )
-    compile: Literal["auto", "none", "static", "graph", "inductor"] = setting(
+    compile: Literal["auto", "none", "static", "graph"] = setting(
         "none",
-        "fixed shapes with the corpus on the device: static as they are, graph as CUDA graphs, inductor through "
-        "torch.compile (in CUDA graphs too, on CUDA); auto: graph on a CUDA device, where one process trains, without "
-        "R-Drop, a corpus of less than a quarter of its memory; otherwise none. Graphs have not run on a GPU yet",
+        "fixed shapes with the corpus on the device: static as they are, graph as CUDA graphs; auto: graph on a CUDA "
+        "device, where one process trains, without R-Drop, a corpus of less than a quarter of its memory; otherwise "
+        "none. Graphs have not run on a GPU yet",
     )
     seed: int = setting(1, "of the weights, the order of the data and dropout", minimum=0)
     report_updates: int = setting(20, "updates between two reports", minimum=1)
@@ -131,6 +131,9 @@ LIMITS = ("epochs", "updates", "minutes", "patience", "tensorboard")
 
 ORDER = ("seed", "batch_tokens", "batch_sentences", "by_length", "accumulation")
 """Settings of training that decide which pairs stand in which batch, and when."""
+
+REMOVED = {("training.compile", "inductor"): "0.2.0; set it to graph, or to none"}
+"""Settings and values that earlier versions had: since when they are gone, and what to do."""
 
 DROPOUTS = ("model.dropout", "model.attention_dropout", "model.output_dropout")
 
@@ -201,6 +204,9 @@ def _build(raw: Raw, sets: Sequence[str], flags: Overrides) -> Config:
         config.assign(raw, assignment)
     for dotted, value in flags:
         config.put(raw, dotted.split("."), value)
+    for (dotted, removed), remedy in REMOVED.items():
+        if _at(raw, dotted.split(".")) == removed:
+            raise ConfigError(f"{dotted}: {removed} was removed in {remedy}")
     return config.build(Config, raw)
 
 
