@@ -1,6 +1,6 @@
 """How fast training is on a GPU, and whether its graphs are right: `python benchmarks/gpu.py [--precision fp32] ...`.
 
-First every way of making updates is held against the plain one: the losses of the first updates, without dropout, have
+First every way of making updates is compared with the plain one: the losses of the first updates, without dropout, have
 to agree. Then both configurations of Sanger 2026 are trained in full, 10 epochs of 83,000 pairs in batches of 64 that
 took the paper 129 s (projection) and 174 s (standard) on an A100; and one epoch of the default configuration. Sentences
 are made up, as long and as many as Tatoeba's, so that no archive is needed; --words and --pieces name prepared folders
@@ -33,7 +33,7 @@ PAPER = {"sanger2026-projection": 129.0, "sanger2026-standard": 174.0}
 """Seconds of training that the paper reports, on an A100."""
 
 GOAL = 12.0
-"""Seconds that either is to take."""
+"""Seconds that either should take."""
 
 PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "4090": 165}
 """Dense bfloat16 TFLOP/s from the makers' data sheets, by a part of the device's name; the first that fits."""
@@ -75,7 +75,9 @@ class Bench:
         run = Run(Path(tempfile.mkdtemp(dir=self.folder)) / "run")
         run.create(config.dump(chosen), data.tokenizer)
         splits = data.splits
-        made = Trainer(chosen, run, data.tokenizer, splits["train"], splits["valid"][:64], self.device, seen.append)
+        made = Trainer(
+            chosen, run, data.tokenizer, splits["train"], splits["valid"][:64], self.device, report=seen.append
+        )
         made.initialise()
         return made
 
@@ -110,27 +112,25 @@ def opened(folder: Path) -> Data:
 
 
 def first_losses(bench: Bench, name: str, mode: str, data: Data) -> list[tuple[float, float]]:
-    """Target pieces and loss, in nats a piece, of each of the first updates, without dropout."""
+    """Target tokens and loss, in nats per token, of each of the first updates, without dropout."""
     plain = ["model.dropout=0.0", "model.output_dropout=0.0", f"training.compile={mode}"]
     trainer = bench.trainer(bench.settings(name, *plain), data, [])
-    trainer.model.train()
-    trainer.prepare()
-    batches, found = trainer.batches(0), []
-    for first in range(0, min(COMPARED * trainer.together, len(batches)), trainer.together):
-        trainer.advance(batches, first)
-        sums = trainer.window.take()
-        found.append((sums.pieces, sums.loss))
+    batches, size, found = trainer.begin_epoch(), trainer.plan.together, []
+    for first in range(0, min(COMPARED * size, len(batches)), size):
+        trainer.advance(first, min(first + size, len(batches)))
+        sums = trainer.state.recent.take()
+        found.append((sums.tokens, sums.loss))
     return found
 
 
 def compare(bench: Bench, name: str, modes: Sequence[str], data: Data) -> list[str]:
-    """Hold every way against the plain one; what was found, in words. Raises SystemExit where one is wrong."""
+    """Compare every way with the plain one; returns the findings in words. Raises SystemExit where one is wrong."""
     losses = {mode: first_losses(bench, name, mode, data) for mode in modes}
     plain, limit, found = losses[modes[0]], TOLERANCE[bench.precision], []
     for mode in modes[1:]:
         apart = max(abs(ours - theirs) / theirs for (_, ours), (_, theirs) in zip(losses[mode], plain, strict=True))
         text = f"{name}, {mode}: losses of {len(plain)} updates within {apart:.1e} of `{modes[0]}`"
-        if [pieces for pieces, _ in losses[mode]] != [pieces for pieces, _ in plain]:
+        if [tokens for tokens, _ in losses[mode]] != [tokens for tokens, _ in plain]:
             raise SystemExit(f"{name}, {mode}: other batches than `{modes[0]}`, so it is wrong")
         if not apart <= limit:
             raise SystemExit(f"{text}: more than {limit:g}, so it is wrong")
@@ -143,7 +143,7 @@ def flops(chosen: Config, data: Data, trainer: Trainer) -> float:
 
     Padding counts where it is learned, as in the paper, and not otherwise.
     """
-    lengths_N2 = trainer.examples.lengths
+    lengths_N2 = trainer.plan.examples.lengths
     if not chosen.model.mask_padding:
         lengths_N2 = np.full_like(lengths_N2, chosen.corpus.max_length)
     found, counts = np.unique(lengths_N2, axis=0, return_counts=True)
@@ -164,10 +164,10 @@ def measure(bench: Bench, name: str, mode: str, data: Data, epochs: int | None, 
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
     trainer.train()
-    counters = trainer.counters
+    counters = trainer.state.counters
     seconds, recorded = counters.training_seconds, [event for event in seen if isinstance(event, Recorded)]
-    epochs_done = counters.update / trainer.per_epoch
-    pieces = epochs_done * int(trainer.examples.lengths[:, 1].sum())
+    epochs_done = counters.update / trainer.plan.per_epoch
+    tokens = epochs_done * int(trainer.plan.examples.lengths[:, 1].sum())
     speed = flops(chosen, data, trainer) * epochs_done / seconds
     memory = torch.cuda.max_memory_allocated(bench.device) / 2**20 if bench.device.type == "cuda" else 0
     share = f"{speed / (peak * 1e12):.1%}" if peak else "–"
@@ -179,7 +179,7 @@ def measure(bench: Bench, name: str, mode: str, data: Data, epochs: int | None, 
         f"{seconds:.1f}",
         f"{1000 * seconds / counters.update:.3f}",
         "; ".join(f"{event.seconds:.1f} ({event.shapes}, {event.padding:.1%})" for event in recorded) or "–",
-        f"{pieces / seconds:,.0f}",
+        f"{tokens / seconds:,.0f}",
         f"{speed / 1e12:.2f}",
         share,
         f"{memory:,.0f}",
@@ -195,9 +195,9 @@ HEAD = [
     "updates by",
     "updates",
     "training, s",
-    "ms an update",
-    "ready in, s (shapes, positions that fill up)",
-    "target pieces/s",
+    "ms per update",
+    "ready in, s (shapes, padding to them)",
+    "target tokens/s",
     "TFLOP/s",
     "of the bfloat16 peak",
     "memory, MiB",
@@ -215,7 +215,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--configs", default="sanger2026-projection,sanger2026-standard,tatoeba")
-    parser.add_argument("--modes", help="of none,static,graph,inductor; the first is what the others are held against")
+    parser.add_argument("--modes", help="of none,static,graph; the others are compared with the first")
     parser.add_argument("--precision", default="bf16", choices=list(TOLERANCE))
     parser.add_argument("--epochs", type=int, help="fewer for a first look")
     parser.add_argument("--pairs", type=int, default=83_276, help="made-up training pairs")
@@ -225,7 +225,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--tiny", action="store_true", help="a model and a corpus of nothing, to try this program")
     given = parser.parse_args()
-    default = "none,static,graph,inductor" if given.device.startswith("cuda") else "none,static"
+    default = "none,static,graph" if given.device.startswith("cuda") else "none,static"
     given.modes = (given.modes or default).split(",")
     if given.tiny:
         given.set, given.pairs, given.epochs = [*TINY, *given.set], 150, 1

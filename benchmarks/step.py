@@ -95,17 +95,18 @@ def _form(value: Any) -> Any:
 def step(trainer: Trainer, batch: Batch, clock: Clock) -> None:
     """One update of the trainer, its parts timed."""
     clock.last = clock.now()
-    hidden = trainer.passes(batch)
+    state, objective = trainer.state, trainer.objective
+    hidden = objective.passes(batch)
     clock.read("forward")
-    (loss,) = trainer.losses(batch, *hidden)
+    (loss,) = objective.losses(batch, *hidden)
     clock.read("output layer, loss and its gradient")
     (loss.smoothed / batch.counted_BT.sum()).backward()
     clock.read("backward")
-    clip(trainer.model.parameters(), trainer.training.clip_norm)
-    optimize(trainer.optimizer, torch.zeros((), device=trainer.device))
-    if trainer.average:
-        trainer.average.update(trainer.model)
-    trainer.optimizer.zero_grad()
+    clip(state.model.parameters(), trainer.training.clip_norm)
+    optimize(state.optimizer, torch.zeros((), device=state.device))
+    if state.average:
+        state.average.update(state.model)
+    state.optimizer.zero_grad()
     clock.read("clipping, optimiser, moving average")
 
 
@@ -129,8 +130,8 @@ def build(given: argparse.Namespace) -> Trainer:
     raw = config.read_yaml(config.find(given.config))
     chosen = settings.resolve(raw, attention=given.attention, sets=given.set)
     tokenizer, train = load_tokenizer(given.data), read_split(given.data, "train")
-    trainer = Trainer(chosen, Run(Path()), tokenizer, train, [], torch.device("cpu"), lambda event: None)
-    trainer.model.train()
+    trainer = Trainer(chosen, Run(Path()), tokenizer, train, [], torch.device("cpu"))
+    trainer.state.model.train()
     return trainer
 
 
@@ -143,8 +144,8 @@ def show(trainer: Trainer, batches: list[Batch], rounds: list[Clock]) -> None:
             step(trainer, batch, Clock(rounds[0].now))
     bare = min(products.seconds(rounds[0].now) for _ in range(3))
     together = statistics.median(clock.together for clock in rounds)
-    pieces = sum(int(batch.counted_BT.sum()) for batch in batches)
-    print(f"{'together':40}{1000 * together / TIMED:8.1f} ms, {pieces / together:,.0f} target pieces/s")
+    tokens = sum(int(batch.counted_BT.sum()) for batch in batches)
+    print(f"{'together':40}{1000 * together / TIMED:8.1f} ms, {tokens / together:,.0f} target tokens/s")
     share, speed = 100 * bare / together, products.operations() / bare / 1e9
     print(f"{'its matrix products, bare':40}{1000 * bare / TIMED:8.1f} ms, {share:.0f} %, {speed:,.0f} GFLOP/s")
 
@@ -170,7 +171,7 @@ def main() -> None:
     given = parse()
     now = time.process_time if given.processor_time else time.perf_counter
     trainer = build(given)
-    batches = [trainer.batch(indices) for indices in trainer.batches(0)[: WARM + TIMED]]
+    batches = [trainer.plan.batch(0, indices) for indices in trainer.plan.batches(0)[: WARM + TIMED]]
     for batch in batches[:WARM]:
         step(trainer, batch, Clock(now))
     timed = batches[WARM:]

@@ -33,12 +33,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     run, cpu = open_run(given.run), torch.device("cpu")
     train, valid = (read_split(given.data, name) for name in ("train", "valid"))
-    trainer = Trainer(of_run(run), run, load_tokenizer(given.data), train[:1000], valid, cpu, lambda event: None)
+    trainer = Trainer(of_run(run), run, load_tokenizer(given.data), train[:1000], valid, cpu)
     translator = Translator.of_run(run, cpu).with_decoding(beam_size=trainer.training.validation_beam)
     parts = {
         "loss and accuracy, the whole split": lambda: forced(translator, valid),
-        "BLEU and chrF of the sample": lambda: trainer._sample_scores(translator),
-        "what attention does": lambda: trainer._attention(translator),
+        "BLEU and chrF of the sample": lambda: trainer.validator.sample_scores(translator),
+        "what attention does": lambda: trainer.validator.attention(translator),
     }
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(given.rounds):

@@ -21,7 +21,7 @@ from projtrans.config import describe, shipped_names
 from projtrans.model.multihead import MultiHeadAttention
 from projtrans.model.transformer import ModelConfig
 from projtrans.runs.run_folder import Run
-from projtrans.training.state import NAMES
+from projtrans.training.events import TROUBLES
 from tests.conftest import KINDS, Toy, done
 
 ROOT = Path(__file__).parent.parent
@@ -184,10 +184,10 @@ def test_every_field_of_the_log_is_documented_and_no_other(toy: Toy, kind: str) 
     assert figures & {"sigma", "tau"} == numbers  # τ: test_telemetry.py
 
 
-@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: NAMES[kind])
+@pytest.mark.parametrize("kind", TROUBLES, ids=lambda kind: TROUBLES[kind])
 def test_every_field_of_what_goes_wrong_is_documented_and_no_other(kind: Any) -> None:
     page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
-    assert documented(page, NAMES[kind]) == {"event"} | {field.name for field in dataclasses.fields(kind)}
+    assert documented(page, TROUBLES[kind]) == {"event"} | {field.name for field in dataclasses.fields(kind)}
 
 
 def test_the_event_of_averaged_weights_is_documented(workshop: Path) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import (
@@ -15,9 +14,11 @@ from rich.table import Table
 
 from projtrans.cli.console import Bar, Bars, _print_table, note, standard_error
 from projtrans.data.events import Downloading, Event, Stage, Working
+from projtrans.training import events
 
 if TYPE_CHECKING:
     from projtrans.data.data_folder import Manifest
+    from projtrans.training.dry_run import Preview
 
 LOG_SECONDS = 30
 """Seconds between two lines of training progress where there is no terminal."""
@@ -105,70 +106,35 @@ class TrainingDisplay:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.progress.stop()
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: events.Event) -> None:
         """Show one event."""
-        if not self.quiet:
-            getattr(self, f"_{type(event).__name__.lower()}")(event)
+        if self.quiet:
+            return
+        match event:
+            case events.Sampling():
+                self._show_sampling(event)
+            case events.Progress():
+                self._show_progress(event)
+            case events.Validating():
+                self._show_validating(event)
+            case events.Testing():
+                self._show_testing(event)
+            case events.Finished():
+                self._show_finished(event)
+            case _:
+                for line in _lines(event):
+                    self.console.print(line)
 
-    def _initialised(self, event: Any) -> None:
-        figures = f"{event.given:,} of {event.pieces:,} pieces, {event.seconds:.1f} s"
-        self._print(f"embeddings from co-occurrence: {figures}")
-
-    def _recorded(self, event: Any) -> None:
-        shapes = f"{event.shapes} shape{'s' if event.shapes > 1 else ''}"
-        figures = f"{event.padding:.1%} of all positions fill up, ready in {event.seconds:.1f} s"
-        self._print(f"updates in {shapes} (training.compile: {event.mode}): {figures}")
-
-    def _sampling(self, event: Any) -> None:
+    def _show_sampling(self, event: events.Sampling) -> None:
         self.sampling("segmenting", event.done, event.total)
         if event.done == event.total:
             self.sampling.__exit__()
 
-    def _skipped(self, event: Any) -> None:
-        self._print(f"update {event.update:,}: {event.skipped} updates left out, loss or gradient not finite")
-
-    def _rolledback(self, event: Any) -> None:
-        self._print(
-            f"update {event.from_update:,}: {event.reason}; back to update {event.update:,}, learning rate "
-            f"× {event.rate_factor:g} from here on"
-        )
-
-    def _halved(self, event: Any) -> None:
-        size = f"training.batch_tokens={event.batch_tokens}"
-        if event.batch_sentences is not None:
-            size += f" training.batch_sentences={event.batch_sentences}"
-        self._print(
-            f"update {event.update:,}: out of memory; batches are halved: as with {size} "
-            f"training.accumulation={event.accumulation}"
-        )
-
-    def _changed(self, event: Any) -> None:
-        named = ", ".join(f"{path} ({before} to {after})" for path, (before, after) in event.settings.items())
-        self._print(f"from update {event.update:,} on with other settings: {named}")
-
-    def _recovered(self, event: Any) -> None:
-        self._print(f"{event.damage}; going on from the state before it, of update {event.update:,}")
-
-    def _started(self, event: Any) -> None:
-        self._print(f"{event.run}: {event.parameters:,} parameters on {event.device}, {event.precision}")
-        for role, sigma in event.sigma.items():
-            self._print(f"σ {role}: {sigma}")
-        left_out = f", {event.left_out:,} longer ones left out" if event.left_out else ""
-        begin = f"going on after update {event.update:,} of" if event.update else "up to"
-        self._print(
-            f"{event.train_pairs:,} pairs{left_out}; {event.updates_an_epoch:,} updates an epoch, "
-            f"{begin} {event.last_update:,} updates"
-        )
-        self._print(f"padding: {event.source_padding:.1%} of source, {event.target_padding:.1%} of target positions")
-        self.begin = event.update
-
-    def _progress(self, event: Any) -> None:
-        left = _left(event)
+    def _show_progress(self, event: events.Progress) -> None:
+        left = _clock(event.seconds / event.update * (event.last_update - event.update))  # at the mean speed so far
         figures = (
             f"epoch {event.epoch}  update {event.update:,}/{event.last_update:,}  loss {event.loss:.3f}  "
             f"accuracy {event.accuracy:.3f}  {event.target_tokens_per_second:,.0f} target tokens/s  {left} left"
@@ -179,53 +145,107 @@ class TrainingDisplay:
             self.progress.update(self.task, completed=event.update, figures=figures)
         elif time.monotonic() - self.logged > LOG_SECONDS:
             self.logged = time.monotonic()
-            self._print(figures)
+            self.console.print(figures)
 
-    def _validating(self, event: Any) -> None:
+    def _show_validating(self, event: events.Validating) -> None:
         if self.task is not None:
             self.progress.update(self.task, figures=f"validating, {event.done:,}/{event.total:,} sentence pairs")
 
-    def _validated(self, event: Any) -> None:
-        self._print(
-            f"epoch {event.epoch}  {_clock(event.seconds)}  train loss {event.train_loss:.3f} accuracy "
-            f"{event.train_accuracy:.3f}  valid loss {event.loss:.3f} accuracy {event.accuracy:.3f} "
-            f"BLEU {event.bleu:.1f}{'  best' if event.best else ''}"
-        )
-
-    def _averaged(self, event: Any) -> None:
-        updates = ", ".join(f"{update:,}" for update in event.updates)
-        self._print(
-            f"mean of updates {updates}: valid loss {event.loss:.3f} accuracy {event.accuracy:.3f} "
-            f"BLEU {event.bleu:.1f}  {'best' if event.best else 'not better than the best of them'}"
-        )
-
-    def _testing(self, event: Any) -> None:
+    def _show_testing(self, event: events.Testing) -> None:
         if not self.live:
             return
         figures = f"{event.done:,}/{event.total:,} sentences"
         if self.test is None:
-            self.progress.stop_task(self.task) if self.task is not None else None
+            if self.task is not None:
+                self.progress.stop_task(self.task)
             self.test = self.progress.add_task("test", total=event.total, figures=figures)
         self.progress.update(self.test, completed=event.done, figures=figures)
 
-    def _exported(self, event: Any) -> None:
-        self._print(f"{event.run}: " + (event.problem or "exported to onnx/: translate starts without torch"))
-
-    def _finished(self, event: Any) -> None:
+    def _show_finished(self, event: events.Finished) -> None:
         self.progress.stop()
         shaped = "; ".join(event.summary["shaped_by"])
-        shaped = f"; shaped by: {shaped}, so not to be repeated to the bit" if shaped else ""
-        self._print(f"{event.run}: {event.reason}; best epoch {event.summary['best_epoch']}{shaped}")
+        shaped = f"; not bit-reproducible, shaped by: {shaped}" if shaped else ""
+        self.console.print(f"{event.run}: {event.reason}; best epoch {event.summary['best_epoch']}{shaped}")
         if event.test:
             self.console.print(scores(event.test))
 
-    def _print(self, text: str) -> None:
-        self.console.print(text)
+
+LineEvent = (
+    events.Initialised
+    | events.Started
+    | events.Recorded
+    | events.Trouble
+    | events.Validated
+    | events.Averaged
+    | events.Exported
+)
+"""The events that are lines, on a terminal as in a log."""
 
 
-def _left(event: Any) -> str:
-    """Time left at the mean speed so far."""
-    return _clock(event.seconds / event.update * (event.last_update - event.update))
+def _lines(event: LineEvent) -> list[str]:
+    match event:
+        case events.Initialised():
+            given = f"{event.given:,} of {event.tokens:,} tokens, {event.seconds:.1f} s"
+            return [f"embeddings from co-occurrence: {given}"]
+        case events.Started():
+            return _started(event)
+        case events.Recorded():
+            shapes = f"{event.shapes} shape{'s' if event.shapes > 1 else ''}"
+            figures = f"{event.padding:.1%} of all positions are padding, ready in {event.seconds:.1f} s"
+            return [f"updates in {shapes} (training.compile: {event.mode}): {figures}"]
+        case events.Validated():
+            train = f"train loss {event.train_loss:.3f} accuracy {event.train_accuracy:.3f}"
+            best = "  best" if event.best else ""
+            return [f"epoch {event.epoch}  {_clock(event.seconds)}  {train}  {_valid(event)}{best}"]
+        case events.Averaged():
+            updates = ", ".join(f"{update:,}" for update in event.updates)
+            best = "best" if event.best else "not better than the best"
+            return [f"mean of updates {updates}: {_valid(event)}  {best}"]
+        case events.Exported():
+            return [f"{event.run}: " + (event.problem or "exported to onnx/: translate starts without torch")]
+        case _:
+            return [_trouble(event)]
+
+
+def _started(event: events.Started) -> list[str]:
+    left_out = f", {event.left_out:,} longer ones left out" if event.left_out else ""
+    begin = f"resuming after update {event.update:,} of" if event.update else "up to"
+    return [
+        f"{event.run}: {event.parameters:,} parameters on {event.device}, {event.precision}",
+        *(f"σ {role}: {sigma}" for role, sigma in event.sigma.items()),
+        f"{event.train_pairs:,} pairs{left_out}; {event.updates_an_epoch:,} updates an epoch, "
+        f"{begin} {event.last_update:,} updates",
+        f"padding: {event.source_padding:.1%} of source, {event.target_padding:.1%} of target positions",
+    ]
+
+
+def _valid(event: events.Validated | events.Averaged) -> str:
+    from projtrans.evaluation.metrics import METRICS
+
+    named = " ".join(f"{METRICS[name].title} {score:.1f}" for name, score in event.scores.items())
+    return f"valid loss {event.loss:.3f} accuracy {event.accuracy:.3f} {named}"
+
+
+def _trouble(event: events.Trouble) -> str:
+    match event:
+        case events.Skipped():
+            return f"update {event.update:,}: {event.skipped} updates skipped, loss or gradient not finite"
+        case events.RolledBack():
+            return (
+                f"update {event.from_update:,}: {event.reason}; back to update {event.update:,}, learning rate "
+                f"× {event.rate_factor:g} from here on"
+            )
+        case events.Halved():
+            sentences = f" training.batch_sentences={event.batch_sentences}" if event.batch_sentences else ""
+            return (
+                f"update {event.update:,}: out of memory; batches are halved from here on, as with "
+                f"training.batch_tokens={event.batch_tokens}{sentences} training.accumulation={event.accumulation}"
+            )
+        case events.Changed():
+            named = ", ".join(f"{path} ({before} to {after})" for path, (before, after) in event.settings.items())
+            return f"from update {event.update:,} on with other settings: {named}"
+        case events.Recovered():
+            return f"{event.damage}; resuming from the state before it, of update {event.update:,}"
 
 
 def _clock(seconds: float) -> str:
@@ -234,7 +254,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def print_preview(preview: Any) -> None:
+def print_preview(preview: "Preview") -> None:
     """What a training would be, on standard output."""
     table = Table(title="dry run: nothing was trained or written", title_justify="left", show_header=False)
     for name, value in preview.rows():

@@ -6,14 +6,15 @@ from types import FrameType
 from typing import Any, Self
 
 HANGUP = getattr(signal, "SIGHUP", None)
-"""The terminal is gone; other systems have no such signal."""
+"""Sent when the terminal is gone; not every system has it."""
 
 
 class StopSignals:
-    """The first SIGINT, SIGTERM or SIGHUP is remembered, so that training can save its state.
+    """Remembers the first SIGINT, SIGTERM or SIGHUP, so that training can save its state.
 
-    A second SIGINT or SIGTERM stops at once; of a second SIGHUP nobody may know, since shells send theirs too. What
-    `nohup` started goes on. patient: not even the second; torchrun may pass on a signal that a process has had already.
+    A second SIGINT or SIGTERM stops at once. A second SIGHUP is ignored: a shell may send its own after the terminal's.
+    Under `nohup` SIGHUP is ignored altogether. patient: a second SIGINT or SIGTERM is ignored too, since torchrun may
+    forward a signal that the process has received already.
     """
 
     def __init__(self, patient: bool = False) -> None:
@@ -38,7 +39,7 @@ class StopSignals:
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for terminal in self.terminals:  # whose bar would end training with an error before it has saved anything
+        for terminal in self.terminals:  # drawing a bar there would fail before the state is saved
             os.dup2(nowhere, terminal)
         os.close(nowhere)
         self.number = self.number or number

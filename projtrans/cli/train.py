@@ -1,6 +1,5 @@
-"""The command `train`."""
+"""The command `train`: flags to a run setup, then training or its preview, with its display."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from projtrans.cli import options as o
@@ -8,7 +7,7 @@ from projtrans.cli.signals import StopSignals
 from projtrans.errors import ConfigError
 
 if TYPE_CHECKING:
-    from projtrans.runs.run_setup import Flags, RunSetup
+    from projtrans.runs.run_setup import RunSetup
     from projtrans.training.distributed import Group
 
 
@@ -42,68 +41,57 @@ def train(
         "model.attention.sigma.cross": sigma_cross,
     }
     overrides = [(path, value) for path, value in given.items() if value is not None]
+    from projtrans.cli import displays
     from projtrans.runs import run_setup
     from projtrans.training import distributed
 
     if allow_changes and not resume:
         raise ConfigError("--allow-changes: a new run has its settings as they are; leave it out, or add --resume")
     if dry_run and resume:
-        raise ConfigError("--dry-run: looks at a new run, not at one that goes on; leave --resume out")
+        raise ConfigError("--dry-run: measures a new run, not a resumed one; leave --resume out")
     flags = run_setup.Flags(attention=attention, sets=sets or [], overrides=overrides)
     with distributed.joined() as group:
-        quiet = quiet or not group.is_leader
-        launched = _launched(flags, config, run, data, resume, allow_changes, quiet) if group.is_leader else None
-        launched = run_setup.RunSetup.from_json(group.broadcast(launched.to_json() if launched else ""))
-        _train(launched, group, resume, dry_run, device, threads, quiet)
-
-
-def _launched(
-    flags: "Flags",
-    config: str | None,
-    run: Path | None,
-    data: Path | None,
-    resume: bool,
-    allow_changes: bool,
-    quiet: bool,
-) -> "RunSetup":
-    from projtrans.cli import displays
-    from projtrans.runs import run_setup
-
-    with displays.PrepareDisplay(quiet) as preparing:
-        if resume:
-            return run_setup.resume(config, flags, run=run, data=data, allow_changes=allow_changes)
-        return run_setup.begin(config, flags, run=run, data=data, report=preparing)
+        quiet, text = quiet or not group.is_leader, ""
+        if group.is_leader:
+            with displays.PrepareDisplay(quiet) as preparing:
+                if resume:
+                    setup = run_setup.resume(config, flags, run=run, data=data, allow_changes=allow_changes)
+                else:
+                    setup = run_setup.begin(config, flags, run=run, data=data, report=preparing)
+            text = setup.to_json()
+        setup = run_setup.RunSetup.from_json(group.broadcast(text))
+        _train(setup, group, resume=resume, dry_run=dry_run, device=device, threads=threads, quiet=quiet)
 
 
 def _train(
-    launched: "RunSetup", group: "Group", resume: bool, dry_run: bool, device: str, threads: int | None, quiet: bool
+    setup: "RunSetup", group: "Group", *, resume: bool, dry_run: bool, device: str, threads: int | None, quiet: bool
 ) -> None:
+    """Open the data and train, or measure what training would be."""
     from projtrans.cli import displays
     from projtrans.data.data_folder import load_tokenizer, open_splits
     from projtrans.model import devices
+    from projtrans.training import dry_run as measuring
     from projtrans.training import train as training
 
     devices.use_threads(threads)
     target = group.device(devices.choose(device))
-    tokenizer = load_tokenizer(launched.data)
+    tokenizer = load_tokenizer(setup.data)
     if not group.is_leader:
         group.barrier()  # the leader encodes what is not encoded yet
     with displays.PrepareDisplay(quiet) as encoding:
-        splits = open_splits(launched.data, tokenizer, encoding)
+        splits = open_splits(setup.data, tokenizer, encoding)
     if group.is_leader:
         group.barrier()
     if dry_run:
-        from projtrans.training.dry_run import preview
-
         with displays.TrainingDisplay(quiet) as display:
-            found = preview(launched.settings, launched.run, tokenizer, splits, device=target, report=display)
+            found = measuring.preview(setup.settings, setup.run, tokenizer, splits, device=target, report=display)
         if group.is_leader:
             displays.print_preview(found)
         return
     with StopSignals(patient=group.size > 1) as stop_signal, displays.TrainingDisplay(quiet) as display:
         training.train(
-            launched.settings,
-            launched.run,
+            setup.settings,
+            setup.run,
             tokenizer,
             splits,
             device=target,

@@ -68,16 +68,6 @@ class Batch(PaddedBatch):
             tensors = [None if tensor is None else tensor.pin_memory() for tensor in tensors]
         return Batch(*(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors))  # type: ignore[arg-type]
 
-    def parts(self, count: int) -> "list[Batch]":
-        """This batch, which lies in main memory, cut into `count` equal parts, or into single sentence pairs."""
-        if count == 1:
-            return [self]
-        rows = -(-self.sentences // count)
-        return [
-            Batch.of(*(None if x is None else x[first : first + rows] for x in self._tensors()[:5]))  # type: ignore[arg-type]
-            for first in range(0, self.sentences, rows)
-        ]
-
     def _tensors(self) -> list[Tensor | None]:
         return [getattr(self, field.name) for field in fields(self)]
 

@@ -1,4 +1,7 @@
-"""Where text first meets tensors: a network for a tokenizer, batches for a corpus, the pairs as token ids."""
+"""Where text first meets tensors: a network for a tokenizer, batches for a corpus, pairs as token ids.
+
+Knows how the settings of a run fit together; neither its folder nor its training.
+"""
 
 from collections.abc import Sequence
 
@@ -27,14 +30,14 @@ def initialise(
 ) -> tuple[int, int] | None:
     """Give a new model the embeddings that its settings take from the training pairs.
 
-    Returns how many pieces have one and how many there are (of both sides, where they have a matrix each), or None
-    where the settings ask for nothing.
+    Returns how many tokens got one and how many there are, in the vocabularies of all distinct matrices; None where the
+    settings ask for nothing.
     """
     settings = model.config.embeddings
     if settings.init != "cooccurrence":
         return None
     source_VD, target_VD = model.source_embedding.weight, model.target_embedding.weight
-    pieces = cooccurrence.initialise(
+    given = cooccurrence.initialise(
         source_VD,
         target_VD,
         [example.source for example in examples],
@@ -43,11 +46,11 @@ def initialise(
         reserved=(tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id),
         seed=seed,
     )
-    return pieces, sum(len(weight) for weight in {source_VD, target_VD})
+    return given, sum(len(weight) for weight in {source_VD, target_VD})
 
 
 def layout_of(tokenizer: Tokenizer, corpus: CorpusConfig, model: ModelConfig) -> Layout:
-    """How this model's examples become rectangles."""
+    """How this model's examples become padded batches."""
     return Layout(
         pad_id=tokenizer.pad_id,
         bos_id=tokenizer.bos_id,
@@ -59,7 +62,7 @@ def layout_of(tokenizer: Tokenizer, corpus: CorpusConfig, model: ModelConfig) ->
 
 
 def encode(tokenizer: Tokenizer, layout: Layout, pairs: Sequence[Pair], *, cut: bool) -> Examples:
-    """The pairs in pieces, as encoded before where they were; too long ones are cut, or else left out."""
+    """The pairs as token ids, read from the data folder where they are kept; too long ones are cut, or left out."""
     if isinstance(pairs, Prepared) and pairs.tokenizer == tokenizer.checksum:
         return Examples(layout, *pairs.encoded, cut=cut)
     sources = Ragged.of(tokenizer.encode_source([pair.source for pair in pairs]))

@@ -1,7 +1,8 @@
 """Weights and training state on disk: saved whole or not at all, loaded without unpickling anything.
 
 Both files are safetensors with a JSON record in the header. The model file holds what translating needs, in float32;
-the state file holds everything that training needs to go on as if it had never stopped.
+the state file holds what training needs to resume as if it had never stopped. Knows tensors by name, not what moves
+them.
 """
 
 import json
@@ -43,7 +44,7 @@ def save_model(run: Run, weights: dict[str, Tensor], tokenizer: Tokenizer, recor
 
 
 def load_model(run: Run, tokenizer: Tokenizer) -> Transformer:
-    """The trained network of a run; raises RunError for a missing, damaged or foreign model file."""
+    """The trained network of a run; RunError for a model file that is missing, damaged or not of this run."""
     if not run.model_file.is_file():
         raise RunError(f"run {run.folder}: no model.safetensors in it yet; train it ('projtrans train --resume')")
     record, tensors = _load(run.model_file)
@@ -58,7 +59,7 @@ def load_model(run: Run, tokenizer: Tokenizer) -> Transformer:
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Put the tensors, by name, into the model's parameters; every parameter must be there, in its shape."""
+    """Copy the tensors, by name, into the model's parameters; RunError unless names and shapes are the same."""
     parameters = dict(model.named_parameters())
     for name in parameters.keys() | tensors.keys():
         if name not in parameters or name not in tensors or parameters[name].shape != tensors[name].shape:
@@ -77,12 +78,12 @@ def load_state(run: Run, file: Path | None = None) -> State:
     """The last complete state of training, or the one in `file`; raises RunError where there is none."""
     file = file or run.state_file
     if not file.is_file():
-        raise RunError(f"run {run.folder}: no checkpoint to resume from; start it anew under another --run DIR")
+        raise RunError(f"run {run.folder}: no checkpoint to resume from; start anew under another --run DIR")
     return State(*_load(file, STATE_FORMAT))
 
 
 def save_candidate(run: Run, update: int, weights: Mapping[str, Tensor]) -> None:
-    """Keep validated weights, to be averaged at the end."""
+    """Keep validated weights for averaging at the end."""
     distinct = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     _save(run.candidate_file(update), distinct, {"format": FORMAT})
 
@@ -97,7 +98,7 @@ def mean_of_candidates(run: Run, updates: Sequence[int]) -> dict[str, Tensor]:
 
 
 def prune_candidates(run: Run, updates: Iterable[int]) -> None:
-    """Forget validated weights but those of these updates."""
+    """Remove all validated weights but those of these updates."""
     wanted = {run.candidate_file(update) for update in updates}
     for path in run.candidate_files:
         if path not in wanted:
@@ -105,7 +106,7 @@ def prune_candidates(run: Run, updates: Iterable[int]) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments as `KEY.PARAMETER`, whatever the optimiser keeps."""
+    """Everything that the optimizer keeps, as `KEY.PARAMETER`."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{key}.{names[parameter]}": value
@@ -115,11 +116,11 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give the optimiser the moments that `optimizer_tensors` took."""
+    """Give the optimizer back what `optimizer_tensors` took."""
     fused = bool(optimizer.defaults.get("fused"))
     for name, parameter in model.named_parameters():
         moments = {key.partition(".")[0]: value for key, value in tensors.items() if key.partition(".")[2] == name}
-        if moments:  # only fused optimisers count their steps on the device
+        if moments:  # only fused optimizers count their steps on the device
             optimizer.state[parameter] = {
                 key: value.to(parameter.device) if fused or key != "step" else value for key, value in moments.items()
             }
@@ -132,7 +133,7 @@ def random_tensors(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random(device: torch.device, tensors: dict[str, Tensor]) -> None:
-    """Put torch's generators where `random_tensors` found them."""
+    """Put torch's generators back into the states that `random_tensors` took."""
     torch.set_rng_state(tensors["cpu"])
     if device.type == "cuda" and "cuda" in tensors:
         torch.cuda.set_rng_state(tensors["cuda"], device)
@@ -165,7 +166,7 @@ def _load(path: Path, version: int = FORMAT) -> tuple[dict[str, Any], dict[str, 
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise RunError(f"{path}: damaged or not a model file ({error})") from error
     if not isinstance(record, dict):
-        raise RunError(f"{path}: damaged or not a model file (its record is no object)")
+        raise RunError(f"{path}: damaged or not a model file (its record is not an object)")
     if record.get("format") != version:
         raise RunError(f"{path}: format {record.get('format')} is not the one that this version reads ({version})")
     return record, tensors

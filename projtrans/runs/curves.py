@@ -1,34 +1,30 @@
-"""The learning curves of one run, drawn into its folder."""
+"""The learning curves of one run, drawn into its folder from metrics.jsonl. Knows no training and no other run."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from projtrans import files
 from projtrans.runs.run_folder import Run
 
-if TYPE_CHECKING:
-    pass
-
-
 COLOURS = {"training": "tab:blue", "validation": "tab:orange"}
 
 OF_A_RUN = [
-    ("loss (nats a piece)", {"training": "train_loss", "validation": "loss"}),
+    ("loss (nats per token)", {"training": "train_loss", "validation": "loss"}),
     ("token accuracy", {"training": "train_accuracy", "validation": "accuracy"}),
     ("BLEU of the validation sample", {"validation": "bleu"}),
 ]
-"""Title, and the lines with their field of a valid event; one row."""
+"""The panels: title, and the field of a valid event for each line."""
 
 
 def installed() -> bool:
-    """Whether anything can be drawn."""
+    """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw_run(run: Run) -> None:
-    """Draw loss, accuracy and BLEU per epoch from the log of a run; nothing before its first validation."""
+    """Draw loss, accuracy and BLEU per epoch; nothing before the first validation."""
     validations = {event["epoch"]: event for event in run.read_metrics() if event["event"] == "valid"}
     if validations:
         with files.replacing(run.curves_file) as temporary:
@@ -53,7 +49,7 @@ def _save_run(validations: Sequence[Mapping[str, Any]], name: str, path: Path) -
 
 
 def _points(validations: Sequence[Mapping[str, Any]], field: str) -> tuple[list[int], list[float]]:
-    """Epochs and values; what was not finite is a gap."""
+    """Epochs and values; a value that was not finite is a gap."""
     values = [float("nan") if event[field] is None else event[field] for event in validations]
     return [event["epoch"] for event in validations], values
 

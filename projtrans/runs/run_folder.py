@@ -11,8 +11,8 @@
                 test.hypotheses.txt, test.json   translations of the test split, and what made them
                 onnx/              the best weights as graphs for ONNX Runtime
 
-A run folder is self-contained: it can be moved to another machine. Knows no weights; sections of the configuration are
-built by whoever uses them.
+A run folder is self-contained: it can be moved to another machine. Knows no weights, and no section of the
+configuration: their users build them.
 """
 
 import contextlib
@@ -60,22 +60,22 @@ class Run:
         return self.folder / "checkpoints" / "last.safetensors"
 
     def candidate_file(self, update: int) -> Path:
-        """The validated weights of an update, kept to be averaged."""
+        """The validated weights of an update, kept for averaging."""
         return self.state_file.with_name(CANDIDATE.format(update))
 
     @property
     def candidate_files(self) -> list[Path]:
-        """All of them that there are."""
+        """The validated weights that are kept."""
         return sorted(self.state_file.parent.glob(CANDIDATE.format("*")))
 
     @property
     def good_file(self) -> Path:
-        """The last state whose validation loss was finite, or the very first: where training goes back to."""
+        """The state to go back to: the last one whose validation loss was finite, or the very first."""
         return self.folder / "checkpoints" / "good.safetensors"
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is more in the folder than what stands in it before the first update."""
+        """Whether a state or a model was saved."""
         return any(file.exists() for file in (self.state_file, self.good_file, self.model_file))
 
     @property
@@ -105,12 +105,12 @@ class Run:
 
     @property
     def test_file(self) -> Path:
-        """Their scores, and what they were made from and with."""
+        """Their scores, with a record of model, pairs and search."""
         return self.folder / "test.json"
 
     @property
     def raw_config(self) -> config.Raw:
-        """The resolved configuration as plain values; raises RunError where it cannot be read."""
+        """The resolved configuration as plain values; RunError where it cannot be read."""
         try:
             return config.read_yaml(self.config_file)
         except ConfigError as error:
@@ -124,7 +124,7 @@ class Run:
         return {"weights": files.checksum(self.model_file), "settings": digest}
 
     def section(self, name: str, section: type[Section]) -> Section:
-        """One section of the configuration; raises RunError where it does not fit this version."""
+        """One section of the configuration; RunError where this version cannot build it."""
         try:
             return config.build(section, self.raw_config.get(name), name)
         except ConfigError as error:
@@ -135,7 +135,7 @@ class Run:
         return Tokenizer.load(self.folder)
 
     def create(self, raw: config.Raw, tokenizer: Tokenizer) -> None:
-        """Make the folder with its configuration and tokenizer; raises ConfigError where a run is already."""
+        """Create the folder with configuration and tokenizer; ConfigError where it already holds a run."""
         self.refuse_existing()
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(self.folder)
@@ -143,11 +143,11 @@ class Run:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep every other training out of the folder; raises RunError where one is in it."""
+        """Lock the folder against any other training; RunError where another holds the lock."""
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
         with files.locked(self.state_file.with_name("lock")) as free:
             if not free:
-                raise RunError(f"run {self.folder}: another process is training it; wait for its end, or stop it")
+                raise RunError(f"run {self.folder}: another process is training it; wait for it to end, or stop it")
             yield
 
     def keep_config(self, raw: config.Raw) -> None:
@@ -155,14 +155,14 @@ class Run:
         files.write_text(self.config_file, config.to_yaml(raw))
 
     def refuse_existing(self) -> None:
-        """Raise ConfigError where a run is already, or where no folder can be."""
+        """Raise ConfigError where the folder holds a run, or is not a folder."""
         if self.config_file.exists():
             raise ConfigError(f"run {self.folder}: holds a run already; use --resume, or another --run DIR")
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"run {self.folder}: not a directory; use another --run DIR")
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl; JSON has no number for what is not finite: null."""
+        """Add one line to metrics.jsonl; numbers that are not finite become null."""
         record = _finite(record)
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -173,11 +173,11 @@ class Run:
         return self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
 
     def sync_metrics(self) -> None:
-        """Have metrics.jsonl on the disk: a state that knows its size must not be there without it."""
+        """Flush metrics.jsonl to the disk, before a state that records its size is written."""
         files.sync(self.metrics_file)
 
     def remove_leftovers(self) -> None:
-        """Remove the halves of files that were being written when training was killed."""
+        """Remove temporary files that were being written when training was killed."""
         written = (self.config_file, self.model_file, self.state_file, self.good_file, self.summary_file)
         for file in (*written, self.curves_file, self.hypotheses_file, self.test_file):
             files.remove_leftovers(file)
@@ -185,9 +185,9 @@ class Run:
             leftover.unlink(missing_ok=True)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The events of metrics.jsonl so far, line by line; a last line that is still being written is left out.
+        """The events of metrics.jsonl so far, without a last line that is still being written.
 
-        Raises RunError with the line of whatever is no JSON object.
+        Raises RunError with the number of a line that is not a JSON object.
         """
         if not self.metrics_file.exists():
             return []
@@ -196,18 +196,18 @@ class Run:
         return [_object(line, f"{self.metrics_file}:{number}") for number, line in enumerate(lines, 1)]
 
     def read_summary(self) -> dict[str, Any] | None:
-        """summary.json, or None before training has ended; raises RunError where it is damaged."""
+        """summary.json, or None before training has ended; RunError where it is damaged."""
         if not self.summary_file.exists():
             return None
         return _object("\n".join(files.read_lines(self.summary_file)), str(self.summary_file))
 
     def truncate_metrics(self, size: int) -> None:
-        """Forget what was logged beyond the first `size` bytes: a resumed run logs it again."""
+        """Cut the log back to its first `size` bytes: training logs the rest again."""
         if self.metrics_bytes > size:
             os.truncate(self.metrics_file, size)
 
     def mark_latest(self) -> None:
-        """Let runs/latest point to this run, where this run lies in runs/."""
+        """Point runs/latest to this run, if it lies in runs/."""
         if self.folder.parent.resolve() != LATEST.parent.resolve() or (LATEST.exists() and not LATEST.is_symlink()):
             return
         temporary = LATEST.with_name(f".latest.{os.getpid()}")
@@ -248,7 +248,7 @@ def _object(text: str, place: str) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for every number in it that is not finite."""
+    """The value with None for every number in it that is not finite."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What training counts: where it stands, sums over target positions since the last report, updates left out."""
+"""What training counts: where it stands, sums over target positions since the last report, skipped updates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,11 +25,10 @@ class Counters:
     waited: int = 0  # validations since the best one
     candidates: list[tuple[int, float]] = field(default_factory=list)  # update and score of weights to be averaged
     sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # Sums of the epoch
-    skipped: int = 0  # updates left out because loss or gradient was not finite
+    skipped: int = 0  # updates whose loss or gradient was not finite
     rollbacks: int = 0  # returns to the last good state; each halves the learning rate
-    halvings: int = 0  # times that memory was short and the batches were halved
-    halved: int = 0  # as many of them as the batches of this epoch were made with
-    planned_update: int = 0  # where these batches began: update and epoch
+    halvings: int = 0  # times that memory ran out and the batches were halved
+    planned_update: int = 0  # where batches of this size began: update and epoch
     planned_epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -40,90 +39,97 @@ class Counters:
         """The epoch, counted from 1, that the last update belongs to."""
         return self.epoch + (self.batch > 0)
 
+    def restart_epoch(self) -> None:
+        """Start the current epoch again with other batches: its places mean nothing among those."""
+        self.batch, self.sums = 0, list(Sums().values())
+        self.planned_update, self.planned_epoch = self.update, self.epoch
+
 
 @dataclass
 class Sums:
-    """Sums over target positions; they may be tensors on the device, so that an update need not wait."""
+    """Sums over target positions; they may be tensors on the device, so that an update need not synchronize."""
 
     nll: Any = 0.0
     correct: Any = 0.0
     padding_correct: Any = 0.0
-    pieces: Any = 0.0  # real target positions
+    tokens: Any = 0.0
     positions: Any = 0.0  # padding counted
 
-    def add(self, losses: Sequence[TokenLoss], pieces: int, positions: int) -> None:
+    def add(self, losses: Sequence[TokenLoss], tokens: int, positions: int) -> None:
         self.nll = self.nll + losses[0].nll.detach().double()
         self.correct = self.correct + losses[0].correct.detach().double()
         for loss in losses[1:]:
             self.padding_correct = self.padding_correct + loss.correct.detach().double()
-        self.pieces += pieces
+        self.tokens += tokens
         self.positions += positions
 
     def join(self, other: "Sums", skip: Tensor) -> None:
-        """Add the other sums to the memory of these, or nothing where `skip` is 1; nobody waits for the device."""
+        """Add the other sums in place, or nothing where `skip` is 1; the device is not synchronized."""
         for name in ("nll", "correct", "padding_correct"):
             total, value = getattr(self, name), getattr(other, name)
             value = value if isinstance(value, Tensor) else torch.full_like(total, value)
             total.add_(value.masked_fill(skip.bool(), 0.0))
-        for name in ("pieces", "positions"):
+        for name in ("tokens", "positions"):
             getattr(self, name).add_(getattr(other, name) * (1.0 - skip.double()))
 
     def values(self) -> tuple[float, ...]:
         """Plain numbers, in the order of the fields."""
-        return tuple(map(float, (self.nll, self.correct, self.padding_correct, self.pieces, self.positions)))
+        return tuple(map(float, (self.nll, self.correct, self.padding_correct, self.tokens, self.positions)))
 
     @property
     def loss(self) -> float:
-        return float(self.nll) / max(self.pieces, 1.0)
+        return float(self.nll) / max(self.tokens, 1.0)
 
     @property
     def accuracy(self) -> float:
-        return float(self.correct) / max(self.pieces, 1.0)
+        return float(self.correct) / max(self.tokens, 1.0)
 
     @property
     def accuracy_with_padding(self) -> float:
         return (float(self.correct) + float(self.padding_correct)) / max(self.positions, 1.0)
 
 
-class Window:
-    """What happened since the last report."""
+class SinceReport:
+    """What was counted since the last report."""
 
     def __init__(self, device: torch.device) -> None:
         self.totals_5 = torch.zeros(5, dtype=torch.float64, device=device)
-        self.sums = Sums(*(self.totals_5[i] for i in range(5)))  # by name; never others, for a graph adds to these
+        self.sums = Sums(*(self.totals_5[i] for i in range(5)))  # views, never replaced: a CUDA graph adds to them
         self.since = 0.0  # training seconds at the last report
         self.norm: Tensor = torch.zeros(())
 
     def take(self) -> Sums:
+        """The sums so far, which start again from zero."""
         taken = Sums(*self.totals_5.tolist())
         self.totals_5.zero_()
         return taken
 
     def put(self, values: Sequence[float]) -> None:
-        """Go on from these sums."""
+        """Continue from these sums."""
         self.totals_5.copy_(torch.tensor(values, dtype=torch.float64))
 
     def elapsed(self, seconds: float) -> float:
+        """Training seconds since the last report, which is now."""
         elapsed, self.since = seconds - self.since, seconds
         return elapsed
 
 
 class Skips:
-    """Updates whose loss or gradient is not finite, found and counted on the device: they are to change nothing."""
+    """Updates whose loss or gradient is not finite, found and counted on the device: they change nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self.in_a_row = torch.zeros((), device=device)  # up to the last update
         self.new = torch.zeros((), device=device)  # since `take`
 
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
-        """1.0 where the update is to be left out, 0.0 where it is to be made."""
+        """1.0 where the update must be skipped, 0.0 elsewhere."""
         skip = (~(loss.isfinite() & norm.isfinite())).float()
         self.in_a_row.add_(1).mul_(skip)
         self.new.add_(skip)
         return skip
 
     def take(self) -> tuple[int, int]:
-        """Updates left out since the last time, and in a row up to the last one; here the device is waited for."""
+        """Updates skipped since the last call, and the current streak; synchronizes the device."""
         new, in_a_row = int(self.new), int(self.in_a_row)
         self.new.zero_()
         return new, in_a_row
@@ -133,6 +139,6 @@ class Skips:
         return [float(self.in_a_row), float(self.new)]
 
     def restore(self, values: Sequence[float]) -> None:
-        """Go back to the numbers that `values` gave."""
+        """Put back the numbers that `values` returned."""
         self.in_a_row.fill_(values[0])
         self.new.fill_(values[1])

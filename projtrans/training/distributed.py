@@ -1,11 +1,11 @@
-"""Several processes on one run, as torchrun starts them: who is who, and what they tell each other.
+"""Several processes on one run, as torchrun starts them: ranks and collectives.
 
     torchrun --nproc-per-node N -m -- projtrans train ...
 
-(`--` ends the options of torchrun, which takes --run for one of its own.) Every process holds the whole model and
-computes its share of each update's batches; gradients are added up over all of them in one piece, so that all take the
-same step. The leader alone writes files and prints. One process is a group of one, for which everything here does
-nothing. The only file that speaks to torch.distributed; knows no model.
+(`--` ends the options of torchrun, which would take --run for one of its own.) Every process holds the whole model and
+computes its share of each update's batches; one all_reduce sums the gradients, so that all take the same step. Rank 0,
+the leader, alone writes files and prints. A single process is a group of one, for which everything here does nothing.
+The only file that calls torch.distributed; knows no model.
 """
 
 import os
@@ -23,10 +23,10 @@ from torch import distributed as torchs
 from projtrans.errors import ProjtransError, RunError
 
 PATIENCE = timedelta(days=7)
-"""How long processes wait for each other while the leader scores; whoever dies is noticed all the same."""
+"""How long a collective waits, for instance while the leader validates; a process that dies is noticed at once."""
 
 FAILURE = "failure"
-"""Where the first process that fails leaves its rank and exit status."""
+"""The key under which the first process that fails stores its rank and exit status."""
 
 T = TypeVar("T")
 
@@ -49,11 +49,11 @@ class Group:
         return f"torchrun --nproc-per-node {self.size} -m -- projtrans" if self.size > 1 else "projtrans"
 
     def share(self, batches: Sequence[T]) -> Sequence[T]:
-        """This process's part of an update's batches, dealt out in turn; the last processes may go without."""
+        """This process's share of an update's batches, dealt out in turn; the last ranks may get none."""
         return batches[self.rank :: self.size]
 
     def device(self, chosen: torch.device) -> torch.device:
-        """The processor of this process: of several CUDA devices the one with its local rank."""
+        """The device of this process: of several CUDA devices the one with its local rank."""
         if self.size == 1 or str(chosen) != "cuda":
             return chosen
         own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)))
@@ -61,36 +61,36 @@ class Group:
         return own
 
     def seed(self, seed: int, update: int) -> None:
-        """Give the processes dropout masks of their own; the leader's are those of a single process.
+        """Give every process dropout masks of its own; the leader's are those of a single process.
 
-        Each of the others begins every update at a place that seed, rank and update decide: nothing has to be saved.
+        The others are seeded for every update from seed, rank and update, so that nothing has to be saved.
         """
         if not self.is_leader:
             state = np.random.SeedSequence([seed, self.rank, update]).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0]))
 
-    # What they tell each other: every process has to call these, in the same order
+    # Collectives: every process has to call them, in the same order
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes, in float64."""
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
-        with _others():
+        with _peers():
             torchs.all_reduce(sums)
         return sums.tolist()
 
     def all_reduce_max(self, value: int) -> int:
-        """The largest of the processes' numbers."""
+        """The largest number of all processes."""
         if self.size == 1:
             return value
         found = torch.tensor(value)
-        with _others():
+        with _peers():
             torchs.all_reduce(found, torchs.ReduceOp.MAX)
         return int(found)
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by its sum over all processes; who had no batch adds zeros."""
+        """Replace every gradient by its sum over all processes; a process without a batch adds zeros."""
         if self.size == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -99,7 +99,7 @@ class Group:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        with _others():
+        with _peers():
             torchs.all_reduce(flat)
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
@@ -107,7 +107,7 @@ class Group:
     def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Replace the tensors by the leader's."""
         if self.size > 1:
-            with _others(), torch.no_grad():
+            with _peers(), torch.no_grad():
                 for tensor in tensors:
                     torchs.broadcast(tensor, 0)
 
@@ -117,14 +117,14 @@ class Group:
             return text
         data = torch.tensor(list(text.encode()), dtype=torch.uint8)
         length = torch.tensor(len(data))
-        with _others():
+        with _peers():
             torchs.broadcast(length, 0)
             data = data if self.is_leader else torch.empty(int(length), dtype=torch.uint8)
             torchs.broadcast(data, 0)
         return bytes(data.tolist()).decode()
 
     def barrier(self) -> None:
-        """Go on when all have come here."""
+        """Return when all processes have called this."""
         self.all_reduce_max(0)
 
 
@@ -134,9 +134,9 @@ ALONE = Group()
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """The group that torchrun's environment describes; a single process where there is none.
+    """The group that torchrun's environment describes, or a single process without torchrun.
 
-    The first process to fail shows its error; all others end quietly with the same exit status.
+    The first process to fail shows its error; all others exit quietly with the same status.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -161,7 +161,7 @@ def joined() -> Iterator[Group]:
 
 
 def _status(error: BaseException) -> int:
-    """The exit status that the error will have."""
+    """The exit status that the error will lead to."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
@@ -173,15 +173,15 @@ def _first_to_fail(store: Any, rank: int, status: int) -> tuple[int, int]:
     """Rank and exit status of the process that failed first."""
     try:
         found = store.compare_set(FAILURE, "", f"{rank} {status}").decode()
-    except RuntimeError:  # whoever kept the store has ended
+    except RuntimeError:  # the process that kept the store has exited
         return rank, status
     first, _, code = found.partition(" ")
     return int(first), int(code)
 
 
 @contextmanager
-def _others() -> Iterator[None]:
-    """What torch says when another process is gone, as an error of this project."""
+def _peers() -> Iterator[None]:
+    """Turn torch's error about a process that is gone into one of this project."""
     try:
         yield
     except RuntimeError as error:

@@ -1,25 +1,32 @@
-"""What training reports while it runs. Rendered elsewhere, or collected by a caller from Python."""
+"""What training reports while it runs, and how metrics.jsonl records it.
+
+Rendered elsewhere, or collected by a caller from Python. Knows no metric by name, and imports nothing that needs torch.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from projtrans.evaluation.evaluate import Evaluation
-from projtrans.model.attention_statistics import Statistics
+if TYPE_CHECKING:
+    from projtrans.evaluation.evaluate import Evaluation
+    from projtrans.model.attention_statistics import Statistics
+    from projtrans.runs.run_folder import Run
 
 
 @dataclass(frozen=True)
 class Initialised:
     """The embeddings of a new model were computed from the training pairs."""
 
-    given: int  # pieces that have a vector from there; the others begin at random
-    pieces: int  # all, of both sides where they have a matrix each
+    given: int  # tokens that got a vector; the others start at random
+    tokens: int  # in all vocabularies, each matrix counted once
     seconds: float
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The training pairs are segmented anew for an epoch, by dropout of subwords."""
+    """The training pairs are being segmented anew for an epoch of subword dropout."""
 
     done: int
     total: int
@@ -27,7 +34,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Started:
-    """Training begins, or goes on."""
+    """Training starts or resumes."""
 
     run: str
     device: str
@@ -37,7 +44,7 @@ class Started:
     left_out: int  # training pairs longer than corpus.max_length
     updates_an_epoch: int
     last_update: int
-    update: int  # where a resumed run goes on; 0: from the start
+    update: int  # where a resumed run continues; 0: a new run
     source_padding: float  # share of padding among the source positions of an epoch's batches, 0 to 1
     target_padding: float
     sigma: dict[str, str]  # per role: the initial σ, and whether it is learned
@@ -45,17 +52,17 @@ class Started:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Updates are made in fixed shapes from here on."""
+    """Updates have fixed shapes from here on."""
 
-    mode: str  # static, graph or inductor
+    mode: str  # static or graph
     shapes: int
-    padding: float  # share of an epoch's positions that fill batches up to their shapes, 0 to 1
-    seconds: float  # for moving the corpus to the device, recording and compiling
+    padding: float  # share of an epoch's positions that pad batches to their shapes, 0 to 1
+    seconds: float  # for moving the corpus to the device and recording
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Some updates were made; loss and accuracy are those since the last report."""
+    """Updates were made; loss and accuracy are means since the last report."""
 
     epoch: int
     update: int
@@ -70,17 +77,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Updates were left out because their loss or gradient was not finite."""
+    """Updates were skipped because their loss or gradient was not finite."""
 
     epoch: int
     update: int
-    skipped: int  # since the last such event, or the last look without one
+    skipped: int  # since the last check
     in_a_row: int  # up to `update`
 
 
 @dataclass(frozen=True)
 class RolledBack:
-    """Training went back to its last good state, and goes on with half the learning rate."""
+    """Training went back to its last good state and continues with half the learning rate."""
 
     epoch: int
     update: int  # of that state
@@ -92,10 +99,10 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Halved:
-    """Memory was short: batches are half as large from here on, and an update takes twice as many."""
+    """Memory ran out: training continues from its last state with batches of half the size, twice as many an update."""
 
     epoch: int
-    update: int
+    update: int  # of that state
     halvings: int  # so far
     batch_tokens: int
     batch_sentences: int | None
@@ -104,7 +111,7 @@ class Halved:
 
 @dataclass(frozen=True)
 class Changed:
-    """A resumed run goes on with other settings."""
+    """A resumed run continues with other settings."""
 
     update: int
     settings: dict[str, list[Any]]  # by dotted path: before and after
@@ -112,7 +119,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The last state is damaged; training goes on from the last good one."""
+    """The last state is damaged; training continues from the last good one."""
 
     damage: str
     update: int
@@ -128,7 +135,7 @@ class Validating:
 
 @dataclass(frozen=True)
 class Validated:
-    """One epoch is over; train figures are means over it."""
+    """An epoch is complete; the figures of training are means over it."""
 
     epoch: int
     update: int
@@ -137,8 +144,7 @@ class Validated:
     loss: float
     accuracy: float
     accuracy_with_padding: float | None
-    bleu: float  # of a sample of the validation split
-    chrf: float
+    scores: dict[str, float]  # of the validation sample, by the metric's name in METRICS
     train_loss: float
     train_accuracy: float
     train_accuracy_with_padding: float | None  # padding counted too; None where it is not learned
@@ -148,20 +154,19 @@ class Validated:
 
 @dataclass(frozen=True)
 class Averaged:
-    """The mean of the best validated weights was tried, with these scores on the validation split."""
+    """The mean of the best validated weights was scored on the validation split."""
 
     update: int
     updates: list[int]  # whose weights were averaged
     loss: float
     accuracy: float
-    bleu: float  # of the validation sample
-    chrf: float
-    best: bool  # better than every one of them, and kept
+    scores: dict[str, float]  # as in `Validated`
+    best: bool  # better than each of them, and kept
 
 
 @dataclass(frozen=True)
 class Testing:
-    """The best model translates the test split."""
+    """The best model is being scored on the test split."""
 
     done: int
     total: int
@@ -169,7 +174,7 @@ class Testing:
 
 @dataclass(frozen=True)
 class Exported:
-    """The best weights were written for ONNX Runtime, or could not be."""
+    """The best weights were exported for ONNX Runtime, or could not be."""
 
     run: str
     problem: str | None
@@ -177,7 +182,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Finished:
-    """Training is over; why, and the scores of the best model."""
+    """Training is over: the reason, and the scores of the best model."""
 
     run: str
     reason: str
@@ -203,3 +208,35 @@ Event = (
 )
 
 Report = Callable[[Event], None]
+
+TROUBLES: dict[type, str] = {Skipped: "skipped", RolledBack: "rollback", Halved: "halved", Changed: "changed"}
+"""What goes wrong or is changed, by its name in metrics.jsonl."""
+
+NAMES: dict[type, str] = {Progress: "train", Validated: "valid", Averaged: "average", **TROUBLES}
+"""All events that metrics.jsonl records, by their names there."""
+
+
+def to_record(event: Event) -> dict[str, Any]:
+    """The event as a line of metrics.jsonl, in which every score is a field of its own."""
+    record: dict[str, Any] = {"event": NAMES[type(event)]}
+    for name, value in asdict(event).items():
+        record |= value if name == "scores" else {name: value}
+    return record
+
+
+class Log:
+    """Reports every event, and records those of NAMES in metrics.jsonl where this process writes the run."""
+
+    def __init__(self, run: Run, report: Report, *, writes: bool) -> None:
+        self.run, self.report, self.writes = run, report, writes
+
+    def __call__(self, event: Event) -> None:
+        """Record and report; nothing is recorded before the first state, which knows the log's length."""
+        if self.run.has_begun:
+            self.record(event)
+        self.report(event)
+
+    def record(self, event: Event) -> None:
+        """Record only."""
+        if self.writes and type(event) in NAMES:
+            self.run.append_metrics(to_record(event))

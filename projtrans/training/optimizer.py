@@ -1,6 +1,6 @@
-"""Parameters to their next values: groups, learning-rate schedules, the moving average of the weights.
+"""The optimizer: parameter groups, learning-rate schedules, steps that can be skipped, the moving average of weights.
 
-Knows parameters by name and shape only; no model, data or files.
+Knows parameters by name and shape only: no model, data or files.
 """
 
 import copy
@@ -17,7 +17,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser over three groups: matrices, vectors (no weight decay), log σ and log τ (no decay, own rate)."""
+    """The optimizer over three groups: matrices, vectors (no weight decay), log σ and log τ (no decay, own rate)."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     scales = [p for name, p in named if _is_scale(name)]
     matrices = [p for name, p in named if p.ndim > 1 and not _is_scale(name)]
@@ -53,15 +53,16 @@ def rate(config: OptimizerConfig, update: int, last: int) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float | Tensor) -> None:
-    """Give every group its share of the learning rate, which may be a float32 scalar on the device."""
+    """Set every group's learning rate relative to this one, which may be a float32 scalar on the device."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["relative"]
 
 
 def step(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-    """One step, or nothing at all where `skip` is 1 and not 0: a float32 scalar that is never read on the host.
+    """One step, or nothing at all where `skip` is 1.0: a float32 scalar that is never read on the host.
 
-    torch's fused AdamW takes it as what a gradient scaler has found, and leaves weights, moments and step count alone.
+    torch's fused AdamW takes it for the `found_inf` of a gradient scaler, and leaves weights, moments and step count
+    alone.
     """
     optimizer.found_inf = skip  # type: ignore[attr-defined]
     optimizer.step()
@@ -70,8 +71,8 @@ def step(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
 class RMSprop(torch.optim.Optimizer):
     """v = α v + (1 - α) g², θ = θ - η g / √(v + ε), as Keras has it, or nothing where `found_inf` is 1.
 
-    torch's own adds ε to the root. At ε = 1e-7 it is a floor of 3e-4 under the root here, which keeps rows with small
-    gradients from steps of full size.
+    torch's own adds ε to the root. Here ε = 1e-7 makes the root at least 3e-4, so that rows with small gradients do not
+    take steps of full size.
     """
 
     found_inf: Tensor
@@ -100,8 +101,8 @@ class RMSprop(torch.optim.Optimizer):
         return v
 
     def _together(self, group: dict[str, Any], skip: Tensor) -> None:
-        """The same by kernels that take all parameters at once, on devices where launching one costs more than a small
-        parameter's arithmetic; the gradients are used up."""
+        """The same by kernels that take all parameters at once, for devices where launching a kernel costs more than a
+        small parameter's arithmetic; overwrites the gradients."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         gradients = [parameter.grad.masked_fill_(skip, 0.0) for parameter in parameters]
         squares = [self._moment(parameter) for parameter in parameters]
@@ -110,7 +111,7 @@ class RMSprop(torch.optim.Optimizer):
         torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["alpha"])
         roots = torch._foreach_add(squares, group["eps"])
         torch._foreach_sqrt_(roots)
-        torch._foreach_mul_(gradients, group["lr"])  # a scalar of the device can be no `value=`
+        torch._foreach_mul_(gradients, group["lr"])  # `value=` takes no scalar of the device
         torch._foreach_addcdiv_(parameters, gradients, roots, value=-1.0)
 
 
@@ -125,7 +126,7 @@ class Average(Generic[Network]):
 
     @torch.no_grad()
     def update(self, model: nn.Module, skip: Tensor | float = 0.0) -> None:
-        """Take in the parameters after one more update, or nothing where `skip` is 1; the first ones go faster."""
+        """Average in the parameters after one more update, or nothing where `skip` is 1; the first ones weigh more."""
         taken = 1.0 - skip
         self.updates += taken
         decay = (self.updates / (self.updates + 10)).clamp(max=self.decay)
@@ -134,7 +135,7 @@ class Average(Generic[Network]):
         if weight.device.type == "cpu":
             torch._foreach_lerp_(ours, current, [weight.to(parameter.dtype) for parameter in current])
             return
-        apart = torch._foreach_sub(current, ours)  # a weight that is a tensor would make one kernel a parameter
+        apart = torch._foreach_sub(current, ours)  # with a tensor as weight, lerp would launch one kernel per parameter
         torch._foreach_mul_(apart, weight.to(current[0].dtype))
         torch._foreach_add_(ours, apart)
 

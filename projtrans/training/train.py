@@ -1,6 +1,6 @@
 """The command `train`: from a prepared corpus and a configuration to a run folder with its scores.
 
-trainer.py is the loop; here stand its beginning and its end.
+The beginning and the end of a run; trainer.py is the loop between them. Renders nothing.
 """
 
 import contextlib
@@ -21,13 +21,12 @@ from projtrans.inference.onnx_export import export, missing
 from projtrans.inference.torch_translator import Translator
 from projtrans.model import devices
 from projtrans.model.multihead import initial_sigmas
-from projtrans.runs import curves
 from projtrans.runs.run_folder import Run
 from projtrans.runs.settings import Config
 from projtrans.training.distributed import ALONE, Group
 from projtrans.training.events import Event, Exported, Finished, Report, Started, Testing
 from projtrans.training.trainer import Trainer
-from projtrans.training.watchers import Board, Curves, check_tensorboard
+from projtrans.training.watchers import Watcher, check_tensorboard, watchers_of
 
 
 def train(
@@ -42,37 +41,62 @@ def train(
     stop_signal: Callable[[], int | None] = lambda: None,
     group: Group = ALONE,
 ) -> dict[str, Any]:
-    """Train into a new run folder, or go on in an old one, and return its summary, which the leader of a group writes.
+    """Train into a new run folder, or resume an old one, and return its summary, which the leader of a group writes.
 
     stop_signal: asked after every update; a signal number makes training save its state and raise Interrupted.
     Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume, or a
     run that another process is training).
     """
-    if settings.training.tensorboard:
+    tensorboard = settings.training.tensorboard
+    if tensorboard:
         check_tensorboard()
-    trainer = Trainer(settings, run, tokenizer, splits["train"], splits["valid"], device, report, group)
-    trainer.stop_signal = stop_signal
+    watchers = watchers_of(run, tensorboard=tensorboard) if group.is_leader else []
+    report = _to_all(report, watchers)
+    trainer = Trainer(
+        settings, run, tokenizer, splits["train"], splits["valid"], device,
+        report=report, stop_signal=stop_signal, group=group,
+    )  # fmt: skip
+    with _begun(trainer, resume):
+        report(_started(trainer))
+        with contextlib.ExitStack() as training:
+            for watcher in watchers:
+                training.callback(watcher.close)
+            reason = trainer.train()
+        return _finished(trainer, reason, splits["test"], report)
+
+
+def _to_all(report: Report, watchers: Sequence[Watcher]) -> Report:
+    def report_all(event: Event) -> None:
+        report(event)
+        for watcher in watchers:
+            watcher(event)
+
+    return report_all
+
+
+@contextlib.contextmanager
+def _begun(trainer: Trainer, resume: bool) -> Iterator[None]:
+    """A run folder that no other process trains in, with the trainer where it begins or resumes."""
+    run, leads = trainer.run, trainer.group.is_leader
     with contextlib.ExitStack() as until_the_end:
-        if resume and group.is_leader:
+        if resume and leads:
             until_the_end.enter_context(run.held())
         if resume and run.has_begun:
             trainer.restore()
         else:
             trainer.initialise()
         trainer.probe()
-        if group.is_leader and not resume:  # only now: settings that make no model, or one too large, leave no folder
-            run.create(config.dump(settings), tokenizer)
+        if leads and not resume:  # only now: settings that make no model, or one too large, leave no folder
+            run.create(config.dump(trainer.settings), trainer.tokenizer)
             until_the_end.enter_context(run.held())
         trainer.follow()
-        report(_started(trainer))
-        return _trained(trainer, splits["test"], report)
+        yield
 
 
-def _trained(trainer: Trainer, test_pairs: Sequence[Pair], report: Report) -> dict[str, Any]:
+def _finished(trainer: Trainer, reason: str, test_pairs: Sequence[Pair], report: Report) -> dict[str, Any]:
+    """Score the test split, write the summary, export the model."""
     run, leads, training = trainer.run, trainer.group.is_leader, trainer.training
-    with _watched(trainer):
-        reason = trainer.train()
-    if trainer.counters.best is None:
+    if trainer.state.counters.best is None:
         raise DivergedError("training diverged: the validation loss was never finite; lower training.learning_rate")
     test = _test(trainer, test_pairs, report) if training.evaluate_test and leads else None
     summary = _summary(trainer, reason, test)
@@ -84,51 +108,31 @@ def _trained(trainer: Trainer, test_pairs: Sequence[Pair], report: Report) -> di
     return summary
 
 
-@contextlib.contextmanager
-def _watched(trainer: Trainer) -> Iterator[None]:
-    """While it trains: TensorBoard's event files where they are asked for, a picture where one can be drawn."""
-    if not trainer.group.is_leader:
-        yield
-        return
-    with contextlib.ExitStack() as open_until_the_end:
-        watchers = [trainer.report]
-        open_until_the_end.callback(setattr, trainer, "report", trainer.report)
-        if trainer.training.tensorboard:
-            board = Board(trainer.run, trainer.counters.update)
-            watchers.append(open_until_the_end.enter_context(board))
-        if curves.installed():
-            watchers.append(open_until_the_end.enter_context(Curves(trainer.run)))
-
-        def report(event: Event) -> None:
-            for watcher in watchers:
-                watcher(event)
-
-        trainer.report = report
-        yield
-
-
 def _started(trainer: Trainer) -> Started:
-    settings, model = trainer.settings, trainer.model
-    precision = "bf16" if devices.bfloat16_pays(trainer.device) else "fp32"
+    plan, state, precision = trainer.plan, trainer.state, trainer.training.precision
     return Started(
         run=str(trainer.run.folder),
         device=_device(trainer),
-        precision=precision if settings.training.precision == "auto" else settings.training.precision,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        train_pairs=len(trainer.examples),
-        left_out=trainer.left_out,
-        updates_an_epoch=trainer.per_epoch,
-        last_update=trainer.last_update,
-        update=trainer.counters.update,
-        source_padding=trainer.padding[0],
-        target_padding=trainer.padding[1],
-        sigma=initial_sigmas(model),
+        precision=("bf16" if devices.bfloat16_pays(state.device) else "fp32") if precision == "auto" else precision,
+        parameters=_parameters(trainer),
+        train_pairs=len(plan.examples),
+        left_out=plan.left_out,
+        updates_an_epoch=plan.per_epoch,
+        last_update=plan.last_update,
+        update=state.counters.update,
+        source_padding=plan.padding[0],
+        target_padding=plan.padding[1],
+        sigma=initial_sigmas(state.model),
     )
 
 
 def _device(trainer: Trainer) -> str:
     several = f"{trainer.group.size} processes, each on " if trainer.group.size > 1 else ""
-    return several + devices.describe(trainer.device)
+    return several + devices.describe(trainer.state.device)
+
+
+def _parameters(trainer: Trainer) -> int:
+    return sum(parameter.numel() for parameter in trainer.state.model.parameters())
 
 
 def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation:
@@ -139,14 +143,14 @@ def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation
             raise Interrupted(f"training is complete; score it with: {again}", number)
         report(Testing(done, total))
 
-    translator = Translator.of_run(trainer.run, trainer.device)
+    translator = Translator.of_run(trainer.run, trainer.state.device)
     evaluation, texts = evaluate(translator, pairs, run=str(trainer.run.folder), split="test", report=progress)
     keep(trainer.run, pairs, translator, evaluation, texts)
     return evaluation
 
 
 def _exported(run: Run) -> Exported:
-    """The run's float32 graphs; a model that has none is trained and finished all the same."""
+    """Export the float32 graphs; a model that has none is trained and finished all the same."""
     try:
         export(run, ["float32"])
     except RunError as error:
@@ -155,7 +159,7 @@ def _exported(run: Run) -> Exported:
 
 
 def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str, Any]:
-    counters = trainer.counters
+    counters, averaged = trainer.state.counters, trainer.validator.averaged
     return {
         "run": trainer.run.folder.name,
         "reason": reason,
@@ -164,13 +168,13 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
         "best_epoch": counters.best_epoch,
         "shaped_by": _shaped_by(trainer),
         "skipped_updates": counters.skipped,
-        "averaged": trainer.averaged.updates if trainer.averaged and trainer.averaged.best else None,
+        "averaged": averaged.updates if averaged and averaged.best else None,
         "seconds": round(counters.seconds, 3),
         "training_seconds": round(counters.training_seconds, 3),
         "compile": trainer.mode,
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "source_padding": round(trainer.padding[0], 4),
-        "target_padding": round(trainer.padding[1], 4),
+        "parameters": _parameters(trainer),
+        "source_padding": round(trainer.plan.padding[0], 4),
+        "target_padding": round(trainer.plan.padding[1], 4),
         "test": test.to_json() if test else None,
         "device": _device(trainer),
         "versions": {"projtrans": __version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -179,9 +183,13 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
 
 def _shaped_by(trainer: Trainer) -> list[str]:
     """What of chance and clock has shaped the run, in words: without any, the same command gives the same weights."""
-    counters, minutes = trainer.counters, trainer.training.minutes
+    counters, minutes = trainer.state.counters, trainer.training.minutes
     return [
         *(["minutes"] if minutes is not None and counters.seconds >= 60 * minutes else []),
-        *([f"batches halved {counters.halvings} times"] if counters.halvings else []),
-        *([f"{counters.rollbacks} returns to a good state"] if counters.rollbacks else []),
+        *([f"batches halved {_times(counters.halvings)}"] if counters.halvings else []),
+        *([f"gone back to a good state {_times(counters.rollbacks)}"] if counters.rollbacks else []),
     ]
+
+
+def _times(count: int) -> str:
+    return f"{count} time{'s' * (count > 1)}"

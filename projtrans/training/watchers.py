@@ -1,24 +1,42 @@
-"""The events of training as scalars for TensorBoard, in event files inside the run folder.
+"""What looks on while a run trains: TensorBoard's event files, and the picture of its curves.
 
-The only file that knows the package, which the optional extra `tensorboard` installs and which is imported when a run
-asks for it. metrics.jsonl is the record; this is a view of it.
+The only file that knows the package tensorboard, which the optional extra of that name installs and which is imported
+when a run asks for it. metrics.jsonl is the record; both are views of it. Knows no metric by name.
 """
 
 import importlib.util
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from projtrans.errors import ConfigError
-from projtrans.runs.curves import draw_run
+from projtrans.runs import curves
 from projtrans.runs.run_folder import Run
-from projtrans.training.events import Event, Progress, RolledBack, Validated
+from projtrans.training.events import NAMES, Event, Halved, Progress, RolledBack, Started, Validated, to_record
 
-KINDS: dict[type, str] = {Progress: "train", Validated: "valid"}
-"""The events that metrics.jsonl tells of, by the name that it gives them."""
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+KINDS = {NAMES[Progress], NAMES[Validated]}
+"""The events of metrics.jsonl whose numbers are scalars."""
+
+REDRAW_SECONDS = 60
+"""Between two pictures of a run, besides the last one: drawing takes half a second of a core."""
+
+
+class Watcher(Protocol):
+    """Sees every event of a run from `Started` on, until it is closed."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def watchers_of(run: Run, *, tensorboard: bool) -> list[Watcher]:
+    """The watchers of a run: those that were asked for, and the picture where it can be drawn."""
+    found: list[Watcher] = [Board(run)] if tensorboard else []
+    return [*found, Curves(run)] if curves.installed() else found
 
 
 def check_tensorboard() -> None:
@@ -31,44 +49,50 @@ def check_tensorboard() -> None:
 
 
 class Board:
-    """Writes every train and valid event of a run, until it is closed.
+    """Writes every train and valid event of a run.
 
-    Where the run goes on after a stop, what was written from the last saved update on is withdrawn, and written again
-    as far as the log has it. A run without event files so far gets those of its whole log. Where training goes back to
-    a good state, what came after that is withdrawn.
+    Where the run resumes, what was written from its last state on is purged, and written again as far as the log has
+    it. A run without event files so far gets those of its whole log. Where training goes back to a saved state, what
+    came after that is purged.
     """
 
-    def __init__(self, run: Run, update: int) -> None:
-        self.folder = str(run.tensorboard_folder)
-        first = update if run.tensorboard_folder.exists() else 0
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.writer: SummaryWriter | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Write one event."""
+        match event:
+            case Started(update=update):
+                self._start(update)
+            case RolledBack(update=update) | Halved(update=update) if self.writer:
+                self._open(update + 1)
+            case Progress() | Validated():
+                self._write(to_record(event))
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.writer:
+            self.writer.close()
+
+    def _start(self, update: int) -> None:
+        first = update if self.run.tensorboard_folder.exists() else 0
         self._open(first)
-        for record in standing(run.read_metrics()):
+        for record in standing(self.run.read_metrics()):
             if record["update"] >= first:
                 self._write(record)
 
     def _open(self, first: int) -> None:
-        """A file of its own for what comes; whatever other files have from update `first` on is withdrawn."""
+        """Open a file for what comes; whatever other files have from update `first` on is purged."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(self.folder, purge_step=first)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.writer.close()
-
-    def __call__(self, event: Event) -> None:
-        """Write one event."""
-        if isinstance(event, RolledBack):
-            self.writer.close()
-            self._open(event.update + 1)
-        elif type(event) in KINDS:
-            self._write({"event": KINDS[type(event)], **asdict(event)})
+        self.close()
+        self.writer = SummaryWriter(str(self.run.tensorboard_folder), purge_step=first)
 
     def _write(self, record: Mapping[str, Any]) -> None:
+        assert self.writer
         for tag, value in scalars(record):
             self.writer.add_scalar(tag, value, record["update"])
         self.writer.flush()
@@ -78,9 +102,9 @@ def standing(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The train and valid events of a log, without those that a return to a good state has undone."""
     found: list[Mapping[str, Any]] = []
     for record in records:
-        if record["event"] == "rollback":
+        if record["event"] == NAMES[RolledBack]:
             found = [earlier for earlier in found if earlier["update"] <= record["update"]]
-        elif record["event"] in KINDS.values():
+        elif record["event"] in KINDS:
             found.append(record)
     return found
 
@@ -101,32 +125,28 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-SECONDS = 60
-"""Between two pictures of a run, besides the one at its end: drawing takes half a second of a core."""
-
-
-# ------------------------------------------------------------------------------------------------------------ one run
-
-
 class Curves:
-    """Draws the curves of a run in training into its folder: at times after a validation, and at the end."""
+    """Draws the curves of a run into its folder: after a validation from time to time, and at the end."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.drawn = run, time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._draw()
+        self.run = run
+        self.drawn: float | None = None  # None: not started
 
     def __call__(self, event: Event) -> None:
         """Draw after a validation, if the last picture is old."""
-        if isinstance(event, Validated) and time.monotonic() - self.drawn > SECONDS:
+        match event:
+            case Started():
+                self.drawn = time.monotonic()
+            case Validated() if self.drawn is not None and time.monotonic() - self.drawn > REDRAW_SECONDS:
+                self._draw()
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Draw the last picture."""
+        if self.drawn is not None:
             self._draw()
 
     def _draw(self) -> None:
-        draw_run(self.run)
+        curves.draw_run(self.run)
         self.drawn = time.monotonic()

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from projtrans.training.distributed import ALONE, Group
-from tests.conftest import TINY, Result, Toy, cli, done
+from tests.conftest import Result, cli, done
 
 SETS = [
     "training.epochs=2", "training.average=null", "model.dropout=0.0", "training.report_updates=3",
@@ -59,11 +58,10 @@ def events_of(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def place(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the toy corpus prepared and its configuration."""
     folder = tmp_path_factory.mktemp("several")
-    shutil.copytree(toy.data, folder / "data" / "toy")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    shutil.copytree(prepared.parent.parent, folder, dirs_exist_ok=True)
     return folder
 
 
@@ -139,7 +137,7 @@ def test_a_signal_to_any_process_stops_all_and_the_run_goes_on_exactly(place: Pa
     assert result.status != 0
     assert len(result.errors) == 1, result.err
     again = f"torchrun --nproc-per-node 2 -m -- projtrans train --resume --run {run}"
-    assert re.search(rf"^error: stopped at update \d+; go on with: {re.escape(again)}$", result.errors[0])
+    assert re.search(rf"^error: stopped at update \d+; resume with: {re.escape(again)}$", result.errors[0])
     assert whom == "launcher" or statuses(result) == {128 + signal.SIGTERM}
     for pid in pids:
         assert not Path(f"/proc/{pid}").exists(), "nobody is left behind"
@@ -159,23 +157,26 @@ SHORT_OF_MEMORY = """
 import os
 
 from projtrans.cli.main import main
-from projtrans.training.trainer import Trainer
+from projtrans.training.updates import Objective
 
-true = Trainer.losses
+true, made = Objective.losses, 0
 
 def losses(self, batch, *h_BTD):
-    if os.environ["RANK"] == "1" and self.counters.update >= 4 and batch.sentences > 8:
+    global made
+    made += 1
+    if os.environ["RANK"] == "1" and made > 4 and batch.sentences > 8:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
     return true(self, batch, *h_BTD)
 
-Trainer.losses = losses
+Objective.losses = losses
 main()
 """
 
 
-def test_one_process_that_is_short_of_memory_halves_its_batches_and_then_all_do(
+def test_where_one_process_is_short_of_memory_all_go_back_and_halve_their_batches(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """From the second update on: to the beginning of the run, where the last state was saved."""
     monkeypatch.chdir(place)
     equal = sets("training.by_length=false", "training.batch_sentences=16")
     Path("short.py").write_text(SHORT_OF_MEMORY, encoding="utf-8")
@@ -194,7 +195,7 @@ def test_one_process_that_is_short_of_memory_halves_its_batches_and_then_all_do(
     found = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
     assert found.returncode == 0, found.stderr
     [halved] = [event for event in events_of(Path("short")) if event["event"] == "halved"]
-    assert (halved["halvings"], halved["batch_sentences"], halved["accumulation"]) == (1, 8, 2)
+    assert (halved["update"], halved["halvings"], halved["batch_sentences"], halved["accumulation"]) == (0, 1, 8, 2)
     done("train", "--config", "tiny.yaml", "--run", "ample", "--threads", 1, *equal, "--set", "training.accumulation=2")
     same_weights(place / "short", place / "ample", 2e-5)
 
@@ -203,7 +204,7 @@ def test_another_number_of_processes_cannot_go_on(place: Path, two: Path, monkey
     monkeypatch.chdir(place)
     result = cli("train", "--resume", "--run", two)
     assert result.status == 2
-    assert "begun as torchrun --nproc-per-node 2 -m -- projtrans train" in result.errors[0]
+    assert "started as torchrun --nproc-per-node 2 -m -- projtrans train" in result.errors[0]
 
 
 FAILURES = [

@@ -256,3 +256,46 @@ def test_a_gradient_within_the_limit_is_left_alone(limit: float | None) -> None:
 @pytest.mark.parametrize("limit", [1.0, None])
 def test_a_gradient_that_is_no_number_shows_in_the_norm(bad: float, limit: float | None) -> None:
     assert not math.isfinite(clipped([[bad], [1.0]], limit)[0])
+
+
+# --------------------------------------------------------------------------------------------------- steps left out
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_a_step_that_is_left_out_leaves_everything(optimizer: str) -> None:
+    net = torch.nn.Linear(3, 2)
+    made = build_optimizer(net, OptimizerConfig(optimizer=optimizer, weight_decay=0.0))
+
+    def moved(gradient: float, skip: float) -> list[Tensor]:
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        step(made, torch.tensor(skip))
+        moments = [value for state in made.state.values() for value in state.values()]
+        return [value.detach().clone() for value in [*net.parameters(), *moments]]
+
+    before = moved(0.5, 0.0)
+    for gradient in (math.nan, math.inf, 1.0):
+        assert all(map(torch.equal, moved(gradient, 1.0), before))
+    assert not any(map(torch.equal, moved(0.5, 0.0), before))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1.0])
+def test_rmsprop_on_lists_takes_the_steps_that_it_takes_one_by_one(bad: float) -> None:
+    settings = OptimizerConfig(optimizer="rmsprop", weight_decay=0.0, beta2=0.9)
+    nets, made = [], []
+    for _ in range(2):
+        torch.manual_seed(1)
+        nets.append(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+        made.append(build_optimizer(nets[-1], settings))
+    for number in range(5):
+        skip = torch.tensor(float(number == 2))
+        for net, optimizer, as_tensor in zip(nets, made, (False, True), strict=True):
+            generator = torch.Generator().manual_seed(number)
+            for parameter in net.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            if number == 2:
+                parameter.grad.fill_(bad)
+            set_rate(optimizer, torch.tensor(0.01) if as_tensor else 0.01)
+            step(optimizer, skip)
+        for ours, theirs in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)

@@ -1,16 +1,16 @@
 """TensorBoard's event files, read by TensorBoard itself: the scalars of the log, each step once, also after stops."""
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from projtrans.runs.run_folder import Run
-from projtrans.training.events import Progress, RolledBack
+from projtrans.training.events import Progress, RolledBack, Started, to_record
 from projtrans.training.watchers import Board, scalars
 from tests.conftest import cli, done
 
@@ -54,7 +54,7 @@ def tensorboard() -> None:
 
 
 @pytest.mark.usefixtures("tensorboard")
-def test_every_number_of_the_log_is_a_scalar(workshop: Path) -> None:
+def test_every_number_of_the_log_is_a_scalar(project: Path) -> None:
     train("--set", "training.epochs=3", "--set", "training.report_updates=2")
     run = Run(Path("run"))
     found = shown(run)
@@ -63,7 +63,7 @@ def test_every_number_of_the_log_is_a_scalar(workshop: Path) -> None:
     assert any(tag.startswith("entropy/decoder.0.cross") for tag in found)
 
 
-def test_without_the_setting_nothing_is_written(workshop: Path) -> None:
+def test_without_the_setting_nothing_is_written(project: Path) -> None:
     done("train", "--config", "tiny.yaml", "--run", "run", "--set", "training.epochs=1", "--threads", 1)
     assert not Run(Path("run")).tensorboard_folder.exists()
 
@@ -75,7 +75,7 @@ class Death(BaseException):
 @pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("at", ["Validated", "Progress"])
 def test_a_run_that_died_and_goes_on_has_every_step_once(
-    workshop: Path, monkeypatch: pytest.MonkeyPatch, at: str
+    project: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     """It dies after events beyond the last saved state were written: in an epoch, and right after a validation."""
     sets = ["--set", "training.epochs=4", "--set", "training.report_updates=1", "--set", "training.save_minutes=1e-9"]
@@ -106,7 +106,7 @@ def test_a_run_that_died_and_goes_on_has_every_step_once(
 
 
 @pytest.mark.usefixtures("tensorboard")
-def test_a_finished_run_can_be_shown_later_and_go_on(workshop: Path) -> None:
+def test_a_finished_run_can_be_shown_later_and_go_on(project: Path) -> None:
     """Turned on where a run is resumed, TensorBoard gets the log from its beginning."""
     done("train", "--config", "tiny.yaml", "--run", "run", "--threads", 1, "--quiet",
          "--set", "training.epochs=2", "--set", "training.evaluate_test=false")  # fmt: skip
@@ -123,6 +123,12 @@ def progress(update: int, loss: float) -> Progress:
                     gradient_norm=1.0, target_tokens_per_second=9.0)  # fmt: skip
 
 
+def started(update: int) -> Started:
+    return Started(run="run", device="cpu", precision="fp32", parameters=1, train_pairs=1, left_out=0,
+                   updates_an_epoch=9, last_update=99, update=update, source_padding=0.0, target_padding=0.0,
+                   sigma={})  # fmt: skip
+
+
 @pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("good", [0, 20])
 def test_what_a_return_to_a_good_state_undoes_is_withdrawn(tmp_path: Path, good: int) -> None:
@@ -130,25 +136,25 @@ def test_what_a_return_to_a_good_state_undoes_is_withdrawn(tmp_path: Path, good:
     run = Run(tmp_path)
     events = [progress(10, 9.0), progress(20, 8.0), progress(30, 70.0), progress(40, 71.0)]
     back = RolledBack(1, good, 40, "a reason", 1, 0.5)
-    with Board(run, 0) as board:
+    with contextlib.closing(Board(run)) as board:
+        board(started(0))
         for event in [*events, back, *(progress(update, 7.0) for update in (good + 10, good + 15))]:
             board(event)
-            kind = "rollback" if isinstance(event, RolledBack) else "train"
-            run.append_metrics({"event": kind, **asdict(event)})
+            run.append_metrics(to_record(event))
     wanted = [(event.update, event.loss) for event in events if event.update <= good]
     wanted += [(good + 10, 7.0), (good + 15, 7.0)]
     assert shown(run)["train/loss"] == wanted
-    with Board(run, good + 15):  # nothing of the lost 30 and 40 comes back
-        pass
+    with contextlib.closing(Board(run)) as board:
+        board(started(good + 15))  # nothing of the lost 30 and 40 comes back
     assert shown(run)["train/loss"] == wanted
     shutil.rmtree(run.tensorboard_folder)
-    with Board(run, good + 15):
-        pass
+    with contextlib.closing(Board(run)) as board:
+        board(started(good + 15))
     assert shown(run)["train/loss"] == wanted
 
 
 def test_without_the_package_nothing_begins_and_the_extra_is_named(
-    workshop: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     result = cli("train", "--config", "tiny.yaml", "--run", "run", *ON)
