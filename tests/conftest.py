@@ -12,10 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# Names that tests imported from here before they had modules of their own; nothing new belongs here.
-from tests.by_hand import forced_by_hand  # noqa: F401
-from tests.commands import Result, cli, command, done, full_disk, run, tree  # noqa: F401
-from tests.toy import KINDS, TINY, Toy, make_toy, numbers, spell  # noqa: F401
+from tests.commands import tree
+from tests.toy import Toy, make_toy
 
 
 def pytest_configure() -> None:

@@ -22,7 +22,8 @@ from projtrans.model.multihead import MultiHeadAttention
 from projtrans.model.transformer import ModelConfig
 from projtrans.runs.run_folder import Run
 from projtrans.training.events import TROUBLES
-from tests.conftest import KINDS, Toy, done
+from tests.commands import done
+from tests.toy import KINDS, Toy
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

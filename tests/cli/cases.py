@@ -1,6 +1,6 @@
 """What the tests of the commands share: how a failure looks, and `train` with the toy's configuration."""
 
-from tests.conftest import Result
+from tests.commands import Result
 
 PATIENCE = 120.0
 """Seconds after which a process that ought to have answered is taken to hang."""

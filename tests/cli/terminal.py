@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.conftest import command
+from tests.commands import command
 
 PATIENCE = 120.0
 """Seconds after which a process that ought to have answered is taken to hang."""

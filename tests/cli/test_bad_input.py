@@ -11,7 +11,8 @@ import yaml
 
 from projtrans.data.tokenizer import Tokenizer
 from tests.cli.cases import one_error, tiny, with_set
-from tests.conftest import TINY, Toy, cli, tree
+from tests.commands import cli, tree
+from tests.toy import TINY, Toy
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from projtrans.config import assign, build, describe, shipped_names
 from projtrans.errors import ConfigError
 from projtrans.model.multihead import VARIANTS
 from projtrans.runs.settings import Config
-from tests.conftest import KINDS, Toy
+from tests.toy import KINDS, Toy
 
 SCRIPT = f"#!{sys.executable}\nfrom projtrans.cli.main import main\nmain()\n"
 """What an installation puts on the path."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.cases import one_error, tiny
-from tests.conftest import Result, Toy, cli, command, full_disk, tree
+from tests.commands import Result, cli, command, full_disk, tree
+from tests.toy import Toy
 
 WRITING = [
     (["prepare", "toy.tsv", "-o", "data/new"], 1000),

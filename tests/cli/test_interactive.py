@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.cases import PATIENCE
-from tests.conftest import command, done, run
+from tests.commands import command, done, run
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import pytest
 
 import projtrans
 from tests.cli.cases import with_set
-from tests.conftest import cli, done
+from tests.commands import cli, done
 
 COMMANDS = ("prepare", "train", "evaluate", "compare", "translate", "export")
 

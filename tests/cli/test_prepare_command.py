@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.conftest import done, tree
+from tests.commands import done, tree
 
 
 def test_preparing_the_same_again_does_nothing(workshop: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from projtrans import Translator
 from projtrans.model.alignment import averaged
 from tests.cli.terminal import PATIENCE, at_terminal
-from tests.conftest import KINDS, Result, Toy, cli, done, run
+from tests.commands import Result, cli, done, run
+from tests.toy import KINDS, Toy
 
 
 def piped(*lines: str, options: tuple[str, ...] = ()) -> Result:

@@ -11,7 +11,8 @@ from projtrans import config
 from projtrans.model.attention import StandardConfig
 from projtrans.runs.run_folder import Run
 from tests.cli.cases import one_error, tiny, with_set
-from tests.conftest import KINDS, TINY, Toy, cli, done, run, tree
+from tests.commands import cli, done, run, tree
+from tests.toy import KINDS, TINY, Toy
 
 
 def test_training_prepares_the_corpus_where_nothing_is_prepared(bare: Path, toy: Toy) -> None:

@@ -15,7 +15,7 @@ import pytest
 from projtrans.runs.checkpoint import load_state
 from projtrans.runs.run_folder import Run
 from tests.cli.cases import PATIENCE, one_error, with_set
-from tests.conftest import Result, command, done
+from tests.commands import Result, command, done
 
 pytestmark = pytest.mark.slow
 

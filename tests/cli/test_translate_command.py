@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.cases import PATIENCE
-from tests.conftest import cli, command, done, run, spell
+from tests.commands import cli, command, done, run
+from tests.toy import spell
 
 
 @pytest.mark.parametrize(

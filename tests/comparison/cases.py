@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import done
+from tests.commands import done
 
 KIND = "model.attention.kind"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Toy, done
+from tests.commands import done
+from tests.toy import Toy
 
 
 def train(name: str, *options: object) -> None:

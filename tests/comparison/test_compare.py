@@ -20,8 +20,8 @@ from projtrans.evaluation.metrics import METRICS, Metric
 from projtrans.files import write_lines
 from projtrans.runs.run_folder import Run
 from projtrans.runs.settings import flat
+from tests.commands import cli, done
 from tests.comparison.cases import KIND, PROJECTION, SEEDS, STANDARD, compared, hypotheses
-from tests.conftest import cli, done
 
 # ------------------------------------------------------------------------------------------------------ significance
 

@@ -15,7 +15,7 @@ from projtrans.errors import ConfigError
 from projtrans.runs import curves
 from projtrans.runs.run_folder import Run
 from projtrans.training import watchers
-from tests.conftest import cli, done
+from tests.commands import cli, done
 
 pytest.importorskip("matplotlib")
 

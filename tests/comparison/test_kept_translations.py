@@ -11,8 +11,8 @@ from projtrans.evaluation import test_scores
 from projtrans.evaluation.test_scores import kept
 from projtrans.runs.run_folder import Run
 from projtrans.search.decoding import DecodingConfig
+from tests.commands import done
 from tests.comparison.cases import PROJECTION, STANDARD, compared, hypotheses
-from tests.conftest import done
 
 
 def test_training_keeps_the_translations_that_its_summary_scores(place: Path) -> None:

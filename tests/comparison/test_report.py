@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from projtrans.data.data_folder import read_split
+from tests.commands import done
 from tests.comparison.cases import PROJECTION, SEEDS, STANDARD, compared
-from tests.conftest import done
 
 
 @pytest.mark.slow

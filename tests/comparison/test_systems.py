@@ -14,7 +14,7 @@ from projtrans.data.data_folder import read_split
 from projtrans.errors import RunError
 from projtrans.runs.run_folder import Run
 from projtrans.runs.settings import Config, differing, flat, of_run
-from tests.conftest import TINY, Toy
+from tests.toy import TINY, Toy
 
 VALUES: list[tuple[list[float | None], Spread | None]] = [
     ([], None),

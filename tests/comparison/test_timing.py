@@ -9,8 +9,8 @@ import pytest
 from projtrans.comparison import report
 from projtrans.comparison.systems import RunResult, System
 from projtrans.comparison.timing import UNTIMED, time_ratios
+from tests.commands import done
 from tests.comparison.cases import KIND, PROJECTION, STANDARD, compared
-from tests.conftest import done
 
 
 def system(label: str, milliseconds: float | None) -> System:

@@ -19,7 +19,9 @@ from projtrans.files import write_lines
 from projtrans.inference.torch_translator import Translator
 from projtrans.runs.run_folder import Run
 from projtrans.runs.settings import Config
-from tests.conftest import KINDS, Toy, done, forced_by_hand
+from tests.by_hand import forced_by_hand
+from tests.commands import done
+from tests.toy import KINDS, Toy
 
 FIELDS = {
     "run", "split", "sentences", "loss", "perplexity", "accuracy", "accuracy_with_padding", "bleu", "chrf", "beam_size",

@@ -8,7 +8,8 @@ from projtrans import Translator
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.inference.copy_unknown import leave_out, put_back
 from projtrans.inference.translation import Candidate
-from tests.conftest import Toy, cli, done
+from tests.commands import cli, done
+from tests.toy import Toy
 
 
 def ascii_only(character: str) -> bool:

@@ -23,7 +23,8 @@ from projtrans.inference.onnx_translator import OnnxTranslator
 from projtrans.inference.torch_translator import Translator
 from projtrans.runs.checkpoint import save_model
 from projtrans.runs.run_folder import Run
-from tests.conftest import KINDS, TINY, Toy, cli, done, numbers, spell
+from tests.commands import cli, done
+from tests.toy import KINDS, TINY, Toy, numbers, spell
 
 pytestmark = pytest.mark.slow  # exporting takes seconds
 

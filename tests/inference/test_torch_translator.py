@@ -19,7 +19,8 @@ from projtrans.data.data_folder import read_split
 from projtrans.inference.torch_translator import TorchStepper
 from projtrans.search.rules import Rules
 from projtrans.search.search import SearchRequest, search
-from tests.conftest import KINDS, Toy, cli, done, numbers, spell
+from tests.commands import cli, done
+from tests.toy import KINDS, Toy, numbers, spell
 
 COMMON = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 ANYTHING = st.text(st.characters(), max_size=40)

@@ -23,7 +23,8 @@ from projtrans.errors import ConfigError
 from projtrans.inference.translation import Translation
 from projtrans.inference.translator import SentenceTranslator
 from projtrans.search.decoding import DecodingConfig
-from tests.conftest import KINDS, Toy, cli, done, numbers, spell
+from tests.commands import cli, done
+from tests.toy import KINDS, Toy, numbers, spell
 
 COMMON = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 NEAR = 1e-4

@@ -18,7 +18,8 @@ from projtrans.errors import ProjtransError, RunError
 from projtrans.runs import checkpoint
 from projtrans.runs.checkpoint import State, load_model, load_state, save_model, save_state
 from projtrans.runs.run_folder import Run
-from tests.conftest import KINDS, Toy, full_disk, tree
+from tests.commands import full_disk, tree
+from tests.toy import KINDS, Toy
 
 TEMPORARY = ".*"
 

@@ -20,7 +20,8 @@ from projtrans.runs.settings import Config, resolve
 from projtrans.search.decoding import DecodingConfig
 from projtrans.training.events import Finished, Progress, Started, Validated, Validating
 from projtrans.training.train import train
-from tests.conftest import KINDS, TINY, Toy, cli, done, spell
+from tests.commands import cli, done
+from tests.toy import KINDS, TINY, Toy, spell
 
 EVENT = {"event": "train", "epoch": 1, "loss": 1.5}
 

@@ -30,7 +30,7 @@ from projtrans.training.events import Event
 from projtrans.training.train import train
 from projtrans.training.trainer import Trainer
 from projtrans.training.updates import Objective
-from tests.conftest import TINY
+from tests.toy import TINY
 
 CPU = torch.device("cpu")
 EXACT = ["training.average=null", "model.dropout=0.0"]

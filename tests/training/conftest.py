@@ -12,7 +12,7 @@ from projtrans.data.corpus import CorpusConfig, Pair
 from projtrans.data.data_folder import load_tokenizer, read_split
 from projtrans.data.prepare import prepare
 from projtrans.runs import curves
-from tests.conftest import TINY, toy_pairs
+from tests.toy import TINY, toy_pairs
 from tests.training.bench import Bench
 
 SIZES = {"train": 120, "valid": 12, "test": 12}

@@ -9,12 +9,11 @@ import pytest
 
 from projtrans import config
 from projtrans.data.tokenizer import Tokenizer
-from projtrans.errors import ConfigError, DataError, Interrupted, RunError
-from projtrans.model.transformer import ModelConfig
+from projtrans.errors import ConfigError, DataError, Interrupted
 from projtrans.runs.run_folder import Run
-from projtrans.runs.settings import Config, of_run, resolve, resumed
+from projtrans.runs.settings import Config, resumed
 from projtrans.training import events
-from tests.conftest import cli, done
+from tests.commands import cli, done
 from tests.training.bench import Bench, after, events_of, same_run, settings_of
 
 REFUSED = [
@@ -137,16 +136,3 @@ def test_changes_go_through_the_command(project: Path) -> None:
     assert "add --allow-changes" in refused.errors[0]
     told = done(*arguments, "--allow-changes").err
     assert "training.beta1 (0.9 to 0.8)" in told
-
-
-def test_a_value_that_was_removed_says_since_when(bench: Bench) -> None:
-    """Where it would train; translating needs no settings of training."""
-    run = bench.created(settings_of())
-    run.keep_config({**run.raw_config, "training": {"compile": "inductor"}})
-    told = r"training.compile: inductor was removed in 0.2.0; set it to graph, or to none$"
-    for read in (lambda: resumed(run, sets=[], flags=[]), lambda: resolve({}, sets=["training.compile=inductor"])):
-        with pytest.raises(ConfigError, match=f"^{told}"):
-            read()
-    with pytest.raises(RunError, match=told):
-        of_run(run)
-    assert run.section("model", ModelConfig) == settings_of().model

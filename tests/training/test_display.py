@@ -8,7 +8,7 @@ from projtrans.cli import displays
 from projtrans.runs.run_folder import Run
 from projtrans.training import events
 from projtrans.training.events import Event, Halved, Recovered, RolledBack
-from tests.conftest import cli, done
+from tests.commands import cli, done
 
 SCORED = {"update": 7, "loss": 2.0, "accuracy": 0.5, "scores": {"bleu": 12.34, "chrf": 5.0}}
 TRAINED = {"train_loss": 3.0, "train_accuracy": 0.25, "train_accuracy_with_padding": None}

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from projtrans.training.distributed import ALONE, Group
-from tests.conftest import Result, cli, done
+from tests.commands import Result, cli, done
 
 SETS = [
     "training.epochs=2", "training.average=null", "model.dropout=0.0", "training.report_updates=3",

@@ -14,7 +14,7 @@ from projtrans.errors import DataError
 from projtrans.model.batching import epoch, heaviest
 from projtrans.runs.build import encode, layout_of
 from projtrans.runs.settings import resolve
-from tests.conftest import TINY
+from tests.toy import TINY
 from tests.training.bench import Bench, same_run, settings_of
 
 

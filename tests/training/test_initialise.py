@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from projtrans.inference.torch_translator import Translator
 from projtrans.training import events
 from projtrans.training.events import Event, Started
-from tests.conftest import cli, done
+from tests.commands import cli, done
 from tests.training.bench import CPU, Bench, settings_of, weights
 
 COOCCURRENCE = "model.embeddings.init=cooccurrence"

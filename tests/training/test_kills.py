@@ -13,7 +13,7 @@ from projtrans.errors import Interrupted, ProjtransError
 from projtrans.runs.run_folder import Run
 from projtrans.training.events import Event, Recovered
 from tests import killing
-from tests.conftest import full_disk
+from tests.commands import full_disk
 from tests.training.bench import Bench, after, same_run, settings_of
 
 

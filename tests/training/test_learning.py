@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from projtrans.inference.torch_translator import Translator
-from tests.conftest import KINDS, done
+from tests.commands import done
+from tests.toy import KINDS
 from tests.training.bench import CPU, EXACT, Bench, events_of, settings_of
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from projtrans.runs.run_folder import Run
-from tests.conftest import done
+from tests.commands import done
 from tests.training.bench import EXACT, Bench, events_of, settings_of
 
 

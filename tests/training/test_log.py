@@ -25,7 +25,7 @@ from projtrans.training.optimizer import rate
 from projtrans.training.state import StateFiles
 from projtrans.training.updates import PlainUpdates
 from projtrans.training.watchers import scalars
-from tests.conftest import KINDS, TINY, Toy
+from tests.toy import KINDS, TINY, Toy
 from tests.training.bench import CPU, Bench, events_of, settings_of
 
 TRAIN_FIELDS = {"event", "epoch", "update", "seconds", "loss", "accuracy", "target_tokens_per_second"}

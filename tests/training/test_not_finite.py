@@ -13,7 +13,7 @@ from projtrans.errors import DivergedError, Interrupted, ProjtransError
 from projtrans.runs.run_folder import Run
 from projtrans.training.events import Event, RolledBack
 from projtrans.training.trainer import CHECK_UPDATES, Trainer
-from tests.conftest import cli
+from tests.commands import cli
 from tests.training.bench import Bench, events_of, poisoned, same_run, settings_of, stop_at, weights
 
 

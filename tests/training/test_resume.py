@@ -12,7 +12,7 @@ from projtrans.runs.settings import resolve
 from projtrans.training import events
 from projtrans.training.events import Validated
 from projtrans.training.train import train
-from tests.conftest import TINY
+from tests.toy import TINY
 from tests.training.bench import CPU, Bench, after, events_of, once_seen, same_run, settings_of
 
 MANNERS = [

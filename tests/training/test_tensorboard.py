@@ -12,7 +12,7 @@ import pytest
 from projtrans.runs.run_folder import Run
 from projtrans.training.events import Progress, RolledBack, Started, to_record
 from projtrans.training.watchers import Board, scalars
-from tests.conftest import cli, done
+from tests.commands import cli, done
 
 ON = ["--set", "training.tensorboard=true", "--set", "training.evaluate_test=false"]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import KINDS, forced_by_hand
+from tests.by_hand import forced_by_hand
+from tests.toy import KINDS
 from tests.training.bench import EXACT, Bench, NoWaiting, double, events_of, poisoned, settings_of, weights
 
 
