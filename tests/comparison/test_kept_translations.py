@@ -26,6 +26,7 @@ def refuse(*arguments: object, **options: object) -> None:
     raise AssertionError("translated again")
 
 
+@pytest.mark.slow
 def test_kept_translations_are_not_made_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = compared(STANDARD, "runs/wide")  # the second one kept none so far
     assert Run(Path("runs/wide")).hypotheses_file.is_file()

@@ -86,6 +86,7 @@ def test_a_system_without_a_time_has_a_reason_instead_of_a_ratio(
     assert line == f"an update of narrow takes – times as long as one of wide; {narrow.missing}"
 
 
+@pytest.mark.slow
 def test_the_command_divides_the_time(place: Path) -> None:
     text = done("compare", "runs/wide", PROJECTION, "--threads", 1).out
     assert "to divide it, add a run like projection with --set model.head_width=32" in text

@@ -257,6 +257,7 @@ def test_sentences_that_nothing_is_known_of_are_scored_too(toy: Toy) -> None:
     assert math.isfinite(forced(translator, pairs).loss)
 
 
+@pytest.mark.slow
 def test_a_split_is_found_where_the_run_was_trained(workshop: Path) -> None:
     """`--data` says: default, the run's. Also if the data are in a folder of another name."""
     shutil.move("data/toy", "elsewhere")
