@@ -104,13 +104,3 @@ def check_bootstrap_seed() -> None:
         raise ConfigError(
             f"SACREBLEU_SEED: {seed!r} is neither a whole number of at least 0 nor none; unset it for sacreBLEU's own"
         )
-
-
-def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:
-    """Corpus BLEU; references: as in `corpus_score`."""
-    return corpus_score("bleu", hypotheses, references)
-
-
-def chrf(hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]) -> Score:
-    """Corpus chrF; references: as in `corpus_score`."""
-    return corpus_score("chrf", hypotheses, references)

@@ -3,7 +3,6 @@
 Stale ones are never used: the record must match the weights, settings, sentence pairs and search of today.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -80,17 +79,10 @@ def keep(run: Run, pairs: Sequence[Pair], translator: Translator, evaluation: Ev
 
 def _origin(run: Run, pairs: Sequence[Pair], decoding: DecodingConfig) -> dict[str, Any]:
     """What decides the scores: the weights, the settings beside them, the sentence pairs, the search, the scorer."""
-    raw = run.raw_config
-    corpus = raw.get("corpus")
-    settings = {"model": raw.get("model"), "max_length": corpus.get("max_length") if isinstance(corpus, dict) else None}
     return {
         "model": files.checksum(run.model_file),
-        "settings": _digest(settings),
-        "pairs": _digest([list(pair) for pair in pairs]),
+        "settings": files.digest(run.decisive_settings),
+        "pairs": files.digest([list(pair) for pair in pairs]),
         "decoding": asdict(decoding),
         "sacrebleu": sacrebleu.__version__,  # kept scores stand beside p-values that are computed anew
     }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -16,7 +16,6 @@ configuration: their users build them.
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -116,12 +115,17 @@ class Run:
         except ConfigError as error:
             raise RunError(f"run {self.folder}: {error}") from error
 
+    @property
+    def decisive_settings(self) -> dict[str, Any]:
+        """The settings that translations depend on besides those of the search."""
+        raw = self.raw_config
+        corpus = raw.get("corpus")
+        return {"model": raw.get("model"), "max_length": corpus.get("max_length") if isinstance(corpus, dict) else None}
+
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the weights, and of the settings that a translation depends on besides the search settings."""
-        corpus = self.raw_config.get("corpus")
-        settings = [self.raw_config.get("model"), corpus.get("max_length") if isinstance(corpus, dict) else None]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return {"weights": files.checksum(self.model_file), "settings": digest}
+        """SHA-256 of the weights, and of the settings that decide translations."""
+        settings = files.digest(list(self.decisive_settings.values()))
+        return {"weights": files.checksum(self.model_file), "settings": settings}
 
     def section(self, name: str, section: type[Section]) -> Section:
         """One section of the configuration; RunError where this version cannot build it."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from projtrans.evaluation.metrics import flattened
+
 if TYPE_CHECKING:
     from projtrans.evaluation.evaluate import Evaluation
     from projtrans.model.attention_statistics import Statistics
@@ -218,10 +220,7 @@ NAMES: dict[type, str] = {Progress: "train", Validated: "valid", Averaged: "aver
 
 def to_record(event: Event) -> dict[str, Any]:
     """The event as a line of metrics.jsonl, in which every score is a field of its own."""
-    record: dict[str, Any] = {"event": NAMES[type(event)]}
-    for name, value in asdict(event).items():
-        record |= value if name == "scores" else {name: value}
-    return record
+    return {"event": NAMES[type(event)], **flattened(asdict(event))}
 
 
 class Log:

@@ -15,8 +15,8 @@ from projtrans import __version__, config, files
 from projtrans.data.corpus import Pair
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import DivergedError, Interrupted, RunError
-from projtrans.evaluation.evaluate import Evaluation, evaluate
-from projtrans.evaluation.test_scores import keep
+from projtrans.evaluation.evaluate import Evaluation
+from projtrans.evaluation.test_scores import score
 from projtrans.inference.onnx_export import export, missing
 from projtrans.inference.torch_translator import Translator
 from projtrans.model import devices
@@ -143,10 +143,12 @@ def _test(trainer: Trainer, pairs: Sequence[Pair], report: Report) -> Evaluation
             raise Interrupted(f"training is complete; score it with: {again}", number)
         report(Testing(done, total))
 
+    weights = files.checksum(trainer.run.model_file)
     translator = Translator.of_run(trainer.run, trainer.state.device)
-    evaluation, texts = evaluate(translator, pairs, run=str(trainer.run.folder), split="test", report=progress)
-    keep(trainer.run, pairs, translator, evaluation, texts)
-    return evaluation
+    scored = score(trainer.run, pairs, translator, weights=weights, report=progress)
+    if scored.problem:
+        raise RunError(scored.problem)
+    return scored.evaluation
 
 
 def _exported(run: Run) -> Exported:
