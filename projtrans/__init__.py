@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 __version__ = "0.2.0"
-
 __all__ = ["OnnxTranslator", "ProjtransError", "Translator", "__version__"]
 
 

@@ -20,7 +20,6 @@ import yaml
 from projtrans.errors import ConfigError
 
 Raw = dict[str, Any]
-
 Section = TypeVar("Section")
 
 

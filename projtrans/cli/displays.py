@@ -14,6 +14,7 @@ from rich.table import Table
 
 from projtrans.cli.console import Bar, Bars, _print_table, note, standard_error
 from projtrans.data.events import Downloading, Event, Stage, Working
+from projtrans.evaluation.metrics import METRICS
 from projtrans.training import events
 
 if TYPE_CHECKING:
@@ -220,8 +221,6 @@ def _started(event: events.Started) -> list[str]:
 
 
 def _valid(event: events.Validated | events.Averaged) -> str:
-    from projtrans.evaluation.metrics import METRICS
-
     named = " ".join(f"{METRICS[name].title} {score:.1f}" for name, score in event.scores.items())
     return f"valid loss {event.loss:.3f} accuracy {event.accuracy:.3f} {named}"
 
@@ -267,8 +266,6 @@ def print_preview(preview: "Preview") -> None:
 
 def scores(evaluation: Any) -> Table:
     """The scores as a table."""
-    from projtrans.evaluation.metrics import METRICS  # here, since other displays need no metrics
-
     title = " ".join(part for part in (evaluation.run, evaluation.split) if part)
     table = Table(title=title or "scores", title_justify="left", show_header=False)
     table.add_row("sentences", f"{evaluation.sentences:,}")

@@ -12,7 +12,6 @@ STEPS = (0.05, 0.2, 0.4, 0.6, 0.8)
 """Weights below the first are blank; every further step has a shade."""
 
 BLOCKS, ASCII = "·░▒▓█", ".:+#@"
-
 LONGEST_LABEL = 12
 
 

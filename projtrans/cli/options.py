@@ -38,9 +38,7 @@ def _argument(text: str, metavar: str, complete: Complete | None = None) -> type
 
 # Every command
 Quiet = Annotated[bool, _option("Print only data and errors.", "--quiet", "-q")]
-
 Threads = Annotated[int | None, _option("CPU threads [default: all cores].", metavar="N", minimum=1, maximum=256)]
-
 Device = Annotated[str, _option("auto, cpu, cuda or cuda:N [default: auto].", metavar="DEVICE")]
 
 # Configuration and folders
@@ -48,17 +46,14 @@ Config = Annotated[
     str | None,
     _option("A YAML file or the name of a shipped configuration.", metavar="FILE|NAME", complete=configurations),
 ]
-
 Set = Annotated[
     list[str] | None,
     _option("Change one setting; repeatable.", "--set", metavar="SECTION.KEY=VALUE", complete=settings),
 ]
-
 Data = Annotated[
     Path | None,
     _option("Prepared data folder [default: that of the configuration].", metavar="DIR", complete=data_folders),
 ]
-
 Run = Annotated[Path | None, _argument("Run folder [default: runs/latest].", "RUN", runs)]
 
 # prepare
@@ -66,69 +61,48 @@ Corpus = Annotated[
     str | None,
     _argument(f"{corpora.CHOICES} [default: {corpora.BUNDLED}].", "CORPUS"),
 ]
-
 OutputFolder = Annotated[Path | None, _option("Output folder [default: data/NAME].", "--output", "-o", metavar="DIR")]
-
 _SIDES = "split, ready-made, as two line-aligned files (.gz too)."
-
 TrainSides = Annotated[tuple[Path, Path] | None, _option(f"Training {_SIDES}", "--train", metavar="SRC TGT")]
-
 ValidSides = Annotated[tuple[Path, Path] | None, _option(f"Validation {_SIDES}", "--valid", metavar="SRC TGT")]
-
 TestSides = Annotated[tuple[Path, Path] | None, _option(f"Test {_SIDES}", "--test", metavar="SRC TGT")]
-
 Archive = Annotated[
     Path | None, _option("Local Tatoeba archive, in place of a download (or set PROJTRANS_TATOEBA).", metavar="FILE")
 ]
-
 Direction = Annotated[
     str | None,
     _option(f"{', '.join(get_args(corpora.Direction))}.", metavar="WAY", complete=choices("corpus.direction")),
 ]
-
 Split = Annotated[
     str | None,
     _option("grouped (no leakage) or random (as in the paper).", metavar="HOW", complete=choices("corpus.split")),
 ]
-
 SplitSeed = Annotated[int | None, _option("Seed of the split.", "--seed", metavar="N")]
-
 TokenizerKind = Annotated[
     str | None, _option("bpe, unigram or word.", "--tokenizer", metavar="KIND", complete=choices("corpus.tokenizer"))
 ]
-
 VocabSize = Annotated[int | None, _option("Vocabulary size, special tokens included.", metavar="N")]
-
 PrepareThreads = Annotated[
     int | None, _option("Accepted as in every command; preparing uses one thread.", "--threads", metavar="N", minimum=1)
 ]
-
 Force = Annotated[bool, _option("Overwrite a folder that was prepared differently.", "--force")]
 
 # train
 RunFolder = Annotated[
     Path | None, _option("Run folder [default: runs/CONFIG-KIND].", "--run", metavar="DIR", complete=runs)
 ]
-
 Attention = Annotated[
     str | None, _option("standard or projection.", metavar="KIND", complete=choices("model.attention.kind"))
 ]
-
 SigmaSelf = Annotated[float | None, _option("Initial σ of self-attention (projection).", metavar="X")]
-
 SigmaCross = Annotated[float | None, _option("Initial σ of cross-attention (projection).", metavar="X")]
-
 Seed = Annotated[int | None, _option("Seed of initialization, data order and dropout.", metavar="N")]
-
 MaxMinutes = Annotated[float | None, _option("Stop after N minutes (training.minutes).", metavar="N")]
-
 Resume = Annotated[bool, _option("Resume a run [default: runs/latest].", "--resume")]
-
 AllowChanges = Annotated[
     bool,
     _option("With --resume: allow changed settings that the saved weights are compatible with.", "--allow-changes"),
 ]
-
 DryRun = Annotated[
     bool,
     _option(
@@ -141,43 +115,29 @@ DryRun = Annotated[
 BeamSize = Annotated[
     int | None, _option("Beam size; 1 is greedy [default: the run's, 5 unless set].", metavar="N", minimum=1)
 ]
-
 LengthPenalty = Annotated[
     float | None,
     _option("α of the GNMT length penalty ((5 + length) / 6)^α [default: the run's, 1.0 unless set].", metavar="α"),
 ]
-
 ScoredSplit = Annotated[Literal["test", "valid"], _option("test or valid [default: test].")]
-
 Source = Annotated[
     Path | None, _option("Your own source sentences, one per line, in place of a split.", metavar="FILE")
 ]
-
 Reference = Annotated[Path | None, _option("Their reference translations, line by line.", metavar="FILE")]
-
 Json = Annotated[bool, _option("Print one JSON object in place of the table.", "--json")]
-
 Hypotheses = Annotated[Path | None, _option("Write the translations, one per line.", metavar="FILE")]
-
 JsonFile = Annotated[Path | None, _option("Write the JSON object to a file.", "--output", metavar="FILE")]
-
 Text = Annotated[list[str] | None, _argument("Sentences to translate.", "TEXT")]
-
 Model = Annotated[Path | None, _option("Run folder [default: runs/latest].", metavar="RUN", complete=runs)]
-
 Input = Annotated[str | None, _option("Translate a file line by line; - is standard input.", metavar="FILE|-")]
-
 Output = Annotated[str | None, _option("Write to a file; - is standard output.", metavar="FILE|-")]
-
 NBest = Annotated[
     int, _option("Translations per sentence [default: 1]; more than 1 needs tsv or json.", metavar="N", minimum=1)
 ]
-
 Format = Annotated[
     FormatName,
     _option("; ".join(f"{name}: {format.help}" for name, format in FORMATS.items()) + " [default: text]."),
 ]
-
 Alignment = Annotated[
     bool,
     _option(
@@ -185,37 +145,30 @@ Alignment = Annotated[
         "--alignment",
     ),
 ]
-
 CopyUnknown = Annotated[
     bool,
     _option(
         "Copy emoji, other scripts, addresses and long numbers (torch engine; see docs/translate.md).", "--copy-unknown"
     ),
 ]
-
 Sentences = Annotated[
     bool, _option("Translate each sentence of a line separately, not only where the line is too long.", "--sentences")
 ]
-
 MinLength = Annotated[
     int | None, _option("Minimum length in tokens, EOS included [default: the run's, 1 unless set].", metavar="N")
 ]
-
 MaxLength = Annotated[
     int | None,
     _option("Maximum length in tokens, EOS included [default: the run's, by source length unless set].", metavar="N"),
 ]
-
 NoRepeatNgram = Annotated[
     int | None,
     _option("Never repeat an n-gram of N tokens; 0 turns this off [default: the run's, 0 unless set].", metavar="N"),
 ]
-
 Prefix = Annotated[
     str | None,
     _option("Begin every translation with TEXT; a trailing space completes its last word.", "--prefix", metavar="TEXT"),
 ]
-
 Sample = Annotated[
     bool | None,
     _option(
@@ -224,11 +177,9 @@ Sample = Annotated[
         "--sample/--no-sample",
     ),
 ]
-
 Temperature = Annotated[
     float | None, _option("With --sample: softmax temperature [default: the run's, 1 unless set].", metavar="T")
 ]
-
 TopK = Annotated[
     int | None,
     _option(
@@ -236,16 +187,13 @@ TopK = Annotated[
         metavar="K",
     ),
 ]
-
 SampleSeed = Annotated[
     int | None, _option("With --sample: random seed [default: the run's, 1 unless set].", "--seed", metavar="N")
 ]
-
 TokenScores = Annotated[
     bool,
     _option("With tsv or json: add the tokens of every translation and their log-probabilities.", "--token-scores"),
 ]
-
 OnError = Annotated[
     Literal["fail", "blank", "copy"],
     _option(
@@ -253,7 +201,6 @@ OnError = Annotated[
         "write an empty line (blank) or the line itself (copy) [default: fail]."
     ),
 ]
-
 Buffer = Annotated[
     float,
     _option(
@@ -261,13 +208,10 @@ Buffer = Annotated[
         metavar="SECONDS",
     ),
 ]
-
 ResumeTranslation = Annotated[
     bool, _option("With --input FILE and --output FILE: resume an interrupted translation.", "--resume")
 ]
-
 Interactive = Annotated[bool, _option("Prompt for sentences, with history.", "--interactive")]
-
 Engine = Annotated[
     Literal["auto", "torch", "onnx"],
     _option(
@@ -275,7 +219,6 @@ Engine = Annotated[
         "[default: auto]."
     ),
 ]
-
 Precision = Annotated[
     Literal["float32", "bf16", "int8"] | None,
     _option(
@@ -286,7 +229,6 @@ Precision = Annotated[
 
 # export
 GraphFormat = Annotated[Literal["onnx"], _option("onnx, the only format.", "--format")]
-
 Precisions = Annotated[
     list[str] | None, _option("float32 or int8 (weights); repeatable [default: float32].", "--precision", metavar="P")
 ]
@@ -296,7 +238,6 @@ Runs = Annotated[
     list[Path],
     _argument("Run folders, the baseline first; runs that differ only in their seed form one system.", "RUN", runs),
 ]
-
 DataFolders = Annotated[
     list[Path] | None,
     _option(
@@ -306,7 +247,6 @@ DataFolders = Annotated[
         complete=data_folders,
     ),
 ]
-
 Prompts = Annotated[
     list[str] | None,
     _option(
@@ -316,7 +256,6 @@ Prompts = Annotated[
         metavar="TEXT",
     ),
 ]
-
 Figures = Annotated[
     list[Path] | None,
     _option(
@@ -326,7 +265,6 @@ Figures = Annotated[
         metavar="FILE",
     ),
 ]
-
 ReportFormat = Annotated[
     Literal["text", "markdown", "json"],
     _option("text (tables), markdown or json (one object) [default: text].", "--format"),

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 
 HISTORY_LINES = 1000
-
 ALTERNATIVES = 5
-
 MOST = 100
 """The largest beam and number of hypotheses: more would take too long."""
 

@@ -22,7 +22,6 @@ from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import ConfigError, DataError
 
 FORMAT = 1
-
 MANIFEST = "manifest.json"
 
 READY_MADE = "sides"

@@ -26,7 +26,6 @@ from projtrans.files import checksum, replacing
 from projtrans.sequences import Lines, Ragged
 
 FORMAT = 1
-
 SAMPLED = 4096
 """Pairs sampled between two reports, which takes about a tenth of a second."""
 

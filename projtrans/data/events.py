@@ -29,5 +29,4 @@ class Working:
 
 
 Event = Stage | Downloading | Working
-
 Report = Callable[[Event], None]

@@ -8,17 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 
 CLOSERS = "[\"'”’»)\\]」』]*"
-
 SENTENCE_END = re.compile(rf"[.!?…]+{CLOSERS}\s+|[。！？]+{CLOSERS}\s*")
-
 PAUSES = [
     re.compile(rf"[;:]{CLOSERS}\s+|[；：]{CLOSERS}\s*"),
     re.compile(rf",{CLOSERS}\s+|[，、]{CLOSERS}\s*"),
     re.compile(r"\s+"),
 ]
-
 ABBREVIATION = re.compile(r"\b(mr|mrs|ms|dr|dra|prof|st|sr|sra|srta|ud|uds|vs|pp|[^\W\d_])$", re.IGNORECASE)
-
 LONGEST_ABBREVIATION = 8  # characters, with the one before it
 
 LONGEST_WORD = 4096

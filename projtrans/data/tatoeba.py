@@ -18,9 +18,7 @@ from projtrans.errors import DataError
 from projtrans.files import checksum
 
 VARIABLE = "PROJTRANS_TATOEBA"
-
 _WAYS_OUT = f"name a local copy with --archive FILE or {VARIABLE}, or use `projtrans prepare phrasebook` (bundled)"
-
 _BLOCK = 1 << 16
 
 Report = Callable[[int, int], None]

@@ -26,13 +26,9 @@ JOINT = ("tokenizer.model",)
 SEPARATE = ("tokenizer.src.model", "tokenizer.tgt.model")
 
 _SPECIAL = 4
-
 _BYTES = 256
-
 _TRAINING_LINES = 1_000_000  # more text changes the vocabulary little, and costs memory and minutes
-
 _SURROGATES = re.compile("[\ud800-\udfff]")
-
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 # What the Keras example strips: it keeps the brackets of [start] and [end], and the inverted exclamation mark.

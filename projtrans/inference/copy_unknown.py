@@ -14,7 +14,6 @@ VERBATIM = re.compile(r"(https?://|www\.)\S+|[^\s@]+@[^\s@]+\.\w+|\+?\d{7,}")
 """Addresses, and numbers that identify something rather than count it."""
 
 STOPS = ".!?…"
-
 OPENING, CLOSING = "\"'“‘«(¿¡[", "\"'”’»).,;:!?…]"
 
 

@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 
 
 Precision = Literal["float32", "int8"]
-
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 
 FORMAT = 1
-
 EXTRA = "pip install 'projtrans[fast]'"
 
 

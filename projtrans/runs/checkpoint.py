@@ -25,7 +25,6 @@ from projtrans.runs.build import build_model
 from projtrans.runs.run_folder import Run
 
 FORMAT = 1
-
 STATE_FORMAT = 2
 
 

@@ -29,11 +29,8 @@ from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import ConfigError, RunError
 
 Section = TypeVar("Section")
-
 RUNS = Path("runs")
-
 LATEST = RUNS / "latest"
-
 CANDIDATE = "validated-{}.safetensors"
 
 

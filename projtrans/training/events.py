@@ -193,7 +193,6 @@ class Finished:
 
 
 Trouble = Skipped | RolledBack | Halved | Changed | Recovered
-
 Event = (
     Initialised
     | Sampling
@@ -208,7 +207,6 @@ Event = (
     | Exported
     | Finished
 )
-
 Report = Callable[[Event], None]
 
 TROUBLES: dict[type, str] = {Skipped: "skipped", RolledBack: "rollback", Halved: "halved", Changed: "changed"}
