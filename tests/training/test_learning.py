@@ -10,6 +10,8 @@ from projtrans.inference.torch_translator import Translator
 from tests.conftest import KINDS, done
 from tests.training.bench import CPU, EXACT, Bench, events_of, settings_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_pairs_are_learnt_by_heart(bench: Bench, kind: str) -> None:
