@@ -26,7 +26,7 @@ from projtrans.runs.settings import Config
 from projtrans.training.distributed import ALONE, Group
 from projtrans.training.events import Event, Exported, Finished, Report, Started, Testing
 from projtrans.training.trainer import Trainer
-from projtrans.training.watchers import Watcher, check_tensorboard, watchers_of
+from projtrans.training.watchers import watchers_of
 
 
 def train(
@@ -47,11 +47,8 @@ def train(
     Raises DivergedError, DataError (nothing left to train on), ConfigError, RunError (nothing to resume, or a
     run that another process is training).
     """
-    tensorboard = settings.training.tensorboard
-    if tensorboard:
-        check_tensorboard()
-    watchers = watchers_of(run, tensorboard=tensorboard) if group.is_leader else []
-    report = _to_all(report, watchers)
+    watchers = watchers_of(run, tensorboard=settings.training.tensorboard) if group.is_leader else []
+    report = _to_all([report, *watchers])
     trainer = Trainer(
         settings, run, tokenizer, splits["train"], splits["valid"], device,
         report=report, stop_signal=stop_signal, group=group,
@@ -65,13 +62,12 @@ def train(
         return _finished(trainer, reason, splits["test"], report)
 
 
-def _to_all(report: Report, watchers: Sequence[Watcher]) -> Report:
-    def report_all(event: Event) -> None:
-        report(event)
-        for watcher in watchers:
-            watcher(event)
+def _to_all(receivers: Sequence[Report]) -> Report:
+    def report(event: Event) -> None:
+        for receive in receivers:
+            receive(event)
 
-    return report_all
+    return report
 
 
 @contextlib.contextmanager

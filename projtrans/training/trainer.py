@@ -25,23 +25,14 @@ from projtrans.model.batching import Batches
 from projtrans.runs.checkpoint import State, load_state
 from projtrans.runs.run_folder import Run
 from projtrans.runs.settings import Config, affecting, differing, flat
+from projtrans.training import events
 from projtrans.training.counters import Counters
 from projtrans.training.distributed import ALONE, Group
 from projtrans.training.epochs import EpochPlan
-from projtrans.training.events import (
-    Changed,
-    Halved,
-    Initialised,
-    Log,
-    Progress,
-    Recovered,
-    Report,
-    RolledBack,
-    Skipped,
-)
+from projtrans.training.events import Log, Report
 from projtrans.training.optimizer import rate
 from projtrans.training.state import StateFiles, TrainingState
-from projtrans.training.static_updates import Mode, StaticUpdates, choose_mode
+from projtrans.training.static_updates import StaticUpdates, choose_mode
 from projtrans.training.updates import Objective, PlainUpdates, ShortOfMemory, Updates
 from projtrans.training.validation import Validator
 
@@ -94,7 +85,7 @@ class Trainer:
         begun = time.perf_counter()
         found = self.state.initialise(self.tokenizer, self.plan.examples, self.training.seed)
         if found:
-            self.log(Initialised(*found, time.perf_counter() - begun))
+            self.log(events.Initialised(*found, time.perf_counter() - begun))
 
     def restore(self) -> None:
         """Put back the last complete state, or the last good one, and report it, where the last is damaged."""
@@ -106,7 +97,7 @@ class Trainer:
         if self.group.is_leader:
             self.run.truncate_metrics(saved.record["metrics_bytes"])
         if damage:
-            self.log(Recovered(damage, self.state.counters.update))
+            self.log(events.Recovered(damage, self.state.counters.update))
         elif saved.record["good"] and self.group.is_leader:  # a kill may have come between saving it and linking it
             self.saves.keep_good(self.state)
         self._change(saved.record["settings"])
@@ -155,12 +146,12 @@ class Trainer:
         state.model.train()
         batches = self.plan.batches(number)
         if self.updates is None:
-            self.updates = self.plain if self.mode == "none" else self._static_updates(self.mode)
+            static = self.mode != "none"
+            self.updates = (
+                StaticUpdates(state, self.plan, self.objective, self.mode, self.log) if static else self.plain
+            )
         self.updates.begin(number, batches)
         return batches
-
-    def _static_updates(self, mode: Mode) -> StaticUpdates:
-        return StaticUpdates(self.state, self.plan, self.objective, mode, self.log)
 
     def advance(self, first: int, last: int) -> None:
         """The update on batches `first` to `last` - 1 of the epoch that has begun. Raises ShortOfMemory."""
@@ -247,7 +238,7 @@ class Trainer:
             return
         counters.sums = [a + b for a, b in zip(counters.sums, sums.values(), strict=True)]
         self.log(
-            Progress(
+            events.Progress(
                 epoch=counters.current_epoch,
                 update=counters.update,
                 last_update=self.plan.last_update,
@@ -299,7 +290,7 @@ class Trainer:
         counters, (new, in_a_row) = self.state.counters, self.state.skips.take()
         if new:
             counters.skipped += new
-            self.log(Skipped(counters.current_epoch, counters.update, new, in_a_row))
+            self.log(events.Skipped(counters.current_epoch, counters.update, new, in_a_row))
         return in_a_row
 
     def _roll_back(self, reason: str) -> None:
@@ -315,7 +306,9 @@ class Trainer:
         if counters.halvings != lost.halvings:
             self._replan(lost.halvings)
         factor = 0.5**counters.rollbacks
-        self.log(RolledBack(counters.current_epoch, counters.update, lost.update, reason, counters.rollbacks, factor))
+        self.log(
+            events.RolledBack(counters.current_epoch, counters.update, lost.update, reason, counters.rollbacks, factor)
+        )
         self.saves.save(self.state)
 
     def _go_back_for_memory(self) -> None:
@@ -350,9 +343,9 @@ class Trainer:
         self.plan.arrange(self.state.counters)
         self.updates = None
 
-    def _halved(self) -> Halved:
+    def _halved(self) -> events.Halved:
         counters = self.state.counters
-        return Halved(counters.current_epoch, counters.update, counters.halvings, *self.plan.size)
+        return events.Halved(counters.current_epoch, counters.update, counters.halvings, *self.plan.size)
 
     def _change(self, before: dict[str, Any]) -> None:
         """Continue with the trainer's settings instead of those `before`: report and save them where they differ."""
@@ -361,7 +354,7 @@ class Trainer:
             return
         if changed.keys() & affecting("order"):
             self._replan(0)
-        self.log(Changed(self.state.counters.update, changed))
+        self.log(events.Changed(self.state.counters.update, changed))
         if not self.group.is_leader:
             return
         kept = self.run.raw_config

@@ -8,7 +8,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from projtrans.errors import ConfigError
 from projtrans.runs import curves
@@ -25,38 +25,20 @@ REDRAW_SECONDS = 60
 """Between two pictures of a run, besides the last one: drawing takes half a second of a core."""
 
 
-class Watcher(Protocol):
-    """Sees every event of a run from `Started` on, until it is closed."""
-
-    def __call__(self, event: Event) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def watchers_of(run: Run, *, tensorboard: bool) -> list[Watcher]:
-    """The watchers of a run: those that were asked for, and the picture where it can be drawn."""
-    found: list[Watcher] = [Board(run)] if tensorboard else []
-    return [*found, Curves(run)] if curves.installed() else found
-
-
-def check_tensorboard() -> None:
-    """Raise ConfigError where the package is missing."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "training.tensorboard: the package tensorboard is not installed; pip install projtrans[tensorboard], or "
-            "set it to false"
-        )
-
-
 class Board:
     """Writes every train and valid event of a run.
 
     Where the run resumes, what was written from its last state on is purged, and written again as far as the log has
     it. A run without event files so far gets those of its whole log. Where training goes back to a saved state, what
-    came after that is purged.
+    came after that is purged. Raises ConfigError where the package is missing.
     """
 
     def __init__(self, run: Run) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError(
+                "training.tensorboard: the package tensorboard is not installed; pip install projtrans[tensorboard], "
+                "or set it to false"
+            )
         self.run = run
         self.writer: SummaryWriter | None = None
 
@@ -150,3 +132,8 @@ class Curves:
     def _draw(self) -> None:
         curves.draw_run(self.run)
         self.drawn = time.monotonic()
+
+
+def watchers_of(run: Run, *, tensorboard: bool) -> list[Board | Curves]:
+    """The watchers of a run: those that were asked for, and the picture where it can be drawn."""
+    return [*([Board(run)] if tensorboard else []), *([Curves(run)] if curves.installed() else [])]

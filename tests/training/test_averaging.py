@@ -16,8 +16,13 @@ from projtrans.training.state import StateFiles, TrainingState
 from projtrans.training.trainer import Trainer
 from tests.training.bench import CPU, EXACT, Bench, events_of, same_run, settings_of
 
-NOISY = ["training.average=null", "training.schedule=constant", "training.learning_rate=0.1", "training.epochs=10"]
-"""Weights that jump about the minimum: their mean is better than each of them."""
+pytestmark = pytest.mark.slow
+
+NOISY = [
+    "training.average=null", "training.schedule=constant", "training.learning_rate=0.03", "training.clip_norm=null",
+    "training.batch_tokens=40", "training.epochs=12",
+]  # fmt: skip
+"""Weights that jump about the minimum: the mean of four is better than each of them, with any seed that was tried."""
 
 
 def mean_by_hand(weights: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -39,7 +44,7 @@ def trained_with_snapshots(bench: Bench, settings: Config) -> tuple[Trainer, dic
 
 
 @pytest.mark.parametrize("best", ["loss", "bleu"])
-@pytest.mark.parametrize(("count", "sets", "better"), [(3, NOISY, True), (2, ["training.epochs=5"], False)])
+@pytest.mark.parametrize(("count", "sets", "better"), [(4, NOISY, True), (2, ["training.epochs=5"], False)])
 def test_the_mean_of_the_best_weights_is_kept_where_it_is_better(
     bench: Bench, best: str, count: int, sets: list[str], better: bool
 ) -> None:
@@ -73,7 +78,7 @@ def test_the_mean_of_the_best_weights_is_kept_where_it_is_better(
 
 
 def test_the_summary_tells_whether_weights_were_averaged(bench: Bench) -> None:
-    summary, _ = bench.finish(*NOISY, "training.average_checkpoints=3")
+    summary, _ = bench.finish(*NOISY, "training.average_checkpoints=4")
     assert summary["averaged"] == events_of(bench.made[-1])[-1]["updates"]
     assert bench.finish("training.epochs=4", "training.average_checkpoints=2")[0]["averaged"] is None
     assert bench.finish(*EXACT, "training.epochs=1", "training.average_checkpoints=2")[0]["averaged"] is None

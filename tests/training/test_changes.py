@@ -46,7 +46,7 @@ SENSELESS = [
     ("model.width=64", "the weights are those of that model"),
     ("model.attention.sigma.self=0.5", "the weights are those of that model"),
     ("corpus.max_length=5", "the weights have learned that corpus"),
-    ("training.optimizer=rmsprop", "its moments are another optimizer's"),
+    ("training.optimizer=rmsprop", "its moments are another optimi.er's"),
     ("training.average=null", "the average begins with the run or not at all"),
 ]
 
@@ -67,6 +67,7 @@ def test_resuming_never_changes_what_they_do_not(bench: Bench, assignment: str, 
             resumed(run, sets=[assignment], flags=[], allow_changes=asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("assignment", [*ASKED, "training.accumulation=2", "training.epochs=3"])
 def test_a_run_goes_on_with_the_settings_it_is_given(bench: Bench, assignment: str) -> None:
     """Told, logged, kept; an epoch of other batches begins anew, and ends as one that was never stopped again."""

@@ -55,6 +55,7 @@ def test_an_event_is_one_line_on_standard_error(event: Event, told: str, capsys:
         assert quiet or told in shown.err
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_what_would_be_and_writes_nothing(project: Path) -> None:
     before = names_below(project)
     result = done("train", "--config", "tiny.yaml", "--run", "runs/dry", "--threads", 1, "--dry-run")

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from projtrans.training.distributed import ALONE, Group
 from tests.commands import Result, cli, done
 
+pytestmark = pytest.mark.slow
+
 SETS = [
     "training.epochs=2", "training.average=null", "model.dropout=0.0", "training.report_updates=3",
     "training.batch_tokens=80", "training.evaluate_test=false", "corpus.max_length=30",
@@ -118,7 +120,7 @@ def whole(place: Path) -> Path:
 RANDOM = (
     "model.dropout=0.3",
     "training.average=0.9",
-    "training.epochs=20",
+    "training.epochs=10",
     "training.report_updates=1",
     "training.validation_sentences=1",
 )

@@ -18,6 +18,7 @@ from tests.toy import TINY
 from tests.training.bench import Bench, same_run, settings_of
 
 
+@pytest.mark.slow
 def test_a_kept_encoding_trains_as_the_text_does(bench: Bench, prepared: Path) -> None:
     """Weights, scores and log: training, validation and test read the ids from the disk."""
     settings = resolve(copy.deepcopy(TINY), sets=["training.epochs=2", "corpus.max_length=9"])

@@ -29,6 +29,7 @@ def gpu() -> ModuleType:
 CONFIGS = "sanger2026-projection,tatoeba"
 
 
+@pytest.mark.slow
 def test_the_measurement_runs(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--device", "cpu", "--configs", CONFIGS, "--peak", "1"])
     gpu.main()

@@ -17,6 +17,7 @@ from tests.commands import full_disk
 from tests.training.bench import Bench, after, same_run, settings_of
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_over_and_over_ends_as_one_that_is_not() -> None:
     root = Path(killing.__file__).parent.parent
     arguments = [sys.executable, "-m", "tests.killing", "--kills", "20"]
@@ -26,6 +27,7 @@ def test_a_run_that_is_killed_over_and_over_ends_as_one_that_is_not() -> None:
     assert finished.stdout.endswith("without one difference\n")
 
 
+@pytest.mark.slow
 def test_a_difference_is_found(tmp_path: Path) -> None:
     """Two trainings that differ in one pair; and one that was stopped, whose log lacks a line."""
     made = killing.bench(tmp_path)

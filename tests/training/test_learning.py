@@ -11,6 +11,8 @@ from tests.commands import done
 from tests.toy import KINDS
 from tests.training.bench import CPU, EXACT, Bench, events_of, settings_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_pairs_are_learnt_by_heart(bench: Bench, kind: str) -> None:

@@ -81,6 +81,7 @@ def test_what_the_probe_halves_trains_as_batches_of_that_size(bench: Bench, monk
     same_training(run, bench.train(settings_of(*sets, *HALF)))
 
 
+@pytest.mark.slow
 def test_without_a_probe_training_begins_again_with_half_the_batches(bench: Bench) -> None:
     """From the state before the first update; nothing that the failed update left behind counts."""
     seen: list[Event] = []
@@ -104,6 +105,7 @@ def test_without_a_probe_training_begins_again_with_half_the_batches(bench: Benc
     same_training(trainer.run, half.run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "back"), [(10, 8), (14, 8), (17, 16)])
 def test_later_training_goes_back_to_its_last_state_as_if_resumed_with_half_the_batches(
     bench: Bench, at: int, back: int
@@ -127,21 +129,16 @@ def test_later_training_goes_back_to_its_last_state_as_if_resumed_with_half_the_
     updates = [event["update"] for event in log if event["event"] == "train"]
     assert updates == list(range(1, trainer.state.counters.update + 1))
     stopped = bench.trainer(settings_of(*sets, *RANDOM))
-    stop_at(stopped, back)
+    stopped.stop_signal = lambda: 15 if stopped.state.counters.validated == back else None
     with pytest.raises(Interrupted):
         stopped.train()
-    stopped.state.counters.validated = 0
-    resumed = bench.trainer(settings_of(*sets, *RANDOM), run=stopped.run)
-    resumed.restore()
-    resumed._epoch()
-    resumed.validator.validate()
-    resumed.saves.save(resumed.state, good=True)
     changed = bench.trainer(settings_of(*sets, *HALF), run=stopped.run)
     changed.restore()
     changed.train()
     same_training(trainer.run, changed.run)
 
 
+@pytest.mark.slow
 def test_a_run_with_halved_batches_is_resumed_with_them(bench: Bench) -> None:
     """Stopped in the epoch in which memory ran out, and resumed where there is enough."""
     settings = settings_of("training.epochs=3", "training.report_updates=1", "model.dropout=0.2", *RANDOM)

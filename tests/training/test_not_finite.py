@@ -39,6 +39,7 @@ def test_one_gradient_that_is_not_finite_is_skipped(bench: Bench) -> None:
     assert all(parameter.isfinite().all() for parameter in trainer.state.model.parameters())
 
 
+@pytest.mark.slow
 def test_a_poisoned_weight_ends_training_after_four_returns(bench: Bench) -> None:
     settings = settings_of("training.epochs=50", "training.by_length=false", "training.batch_sentences=4")
     trainer = bench.trainer(settings)
@@ -49,6 +50,7 @@ def test_a_poisoned_weight_ends_training_after_four_returns(bench: Bench) -> Non
     assert not trainer.run.model_file.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sentences", [4, 100])
 def test_a_run_that_diverges_ends_with_status_three(project: Path, sentences: int) -> None:
     """In epochs of many updates as in epochs of few, where a validation comes before twenty updates are skipped."""
@@ -78,6 +80,7 @@ def fails_at_first(trainer: Trainer) -> Any:
     return lambda: trainer.state.counters.rollbacks == 0 and 22 < trainer.state.counters.update < 40
 
 
+@pytest.mark.slow
 def test_training_goes_back_to_the_last_good_state_with_half_the_rate(bench: Bench) -> None:
     seen: list[Event] = []
     trainer = bench.trainer(settings_of(*LONG), seen.append)
@@ -100,6 +103,7 @@ def test_training_goes_back_to_the_last_good_state_with_half_the_rate(bench: Ben
     assert log[-1]["event"] == "valid"
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_and_was_stopped_ends_as_one_that_was_not(bench: Bench) -> None:
     ended: list[Run] = []
     for stops in ([], [3, 30, 41, 50]):
@@ -141,6 +145,7 @@ def test_a_validation_that_is_not_finite_is_gone_back_from(bench: Bench, monkeyp
     ]
 
 
+@pytest.mark.slow
 def test_going_back_has_an_end(bench: Bench) -> None:
     trainer = bench.trainer(settings_of(*LONG))
     with poisoned(trainer, lambda: True), pytest.raises(DivergedError, match="after 4 returns") as caught:

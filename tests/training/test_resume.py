@@ -34,6 +34,7 @@ MANNERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reason", "sets"), MANNERS, ids=[reason for reason, _ in MANNERS])
 def test_a_run_stopped_anywhere_ends_as_one_that_was_not(bench: Bench, reason: str, sets: list[str]) -> None:
     settings = settings_of("training.epochs=4", "training.report_updates=2", "model.dropout=0.2", *sets)

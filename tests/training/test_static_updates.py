@@ -107,6 +107,7 @@ def test_recording_before_the_first_update_leaves_no_trace(bench: Bench, sets: l
     assert all(map(torch.equal, runs[0][1], runs[1][1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sets",
     [
@@ -186,6 +187,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     return torch.device("meta")
 
 
+@pytest.mark.slow
 @manners
 def test_an_update_is_the_device_s_alone(bench: Bench, meta: torch.device, reason: str, sets: list[str]) -> None:
     """From the row numbers to the moving average, on the ways that only devices other than a CPU take."""

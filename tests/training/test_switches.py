@@ -14,6 +14,8 @@ from projtrans.model.multihead import MultiHeadAttention
 from tests.attention_cases import COVERING, PRESETS, PROJECTION, STANDARD
 from tests.tiny_training import fresh, train
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("standard", "projection")
 ALONE: list[dict[str, Any]] = [
     STANDARD,

@@ -53,6 +53,7 @@ def tensorboard() -> None:
     pytest.importorskip("tensorboard")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 def test_every_number_of_the_log_is_a_scalar(project: Path) -> None:
     train("--set", "training.epochs=3", "--set", "training.report_updates=2")
@@ -72,6 +73,7 @@ class Death(BaseException):
     """The process is gone."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 @pytest.mark.parametrize("at", ["Validated", "Progress"])
 def test_a_run_that_died_and_goes_on_has_every_step_once(
@@ -105,6 +107,7 @@ def test_a_run_that_died_and_goes_on_has_every_step_once(
     assert max(beyond.values()) < max(step for values in found.values() for step, _ in values)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tensorboard")
 def test_a_finished_run_can_be_shown_later_and_go_on(project: Path) -> None:
     """Turned on where a run is resumed, TensorBoard gets the log from its beginning."""

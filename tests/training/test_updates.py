@@ -11,6 +11,7 @@ from tests.toy import KINDS
 from tests.training.bench import EXACT, Bench, NoWaiting, double, events_of, poisoned, settings_of, weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_batches_an_update_are_one_of_twice_the_size(bench: Bench, kind: str) -> None:
     """The gradient is the mean over pieces, not over batches: the batches hold different numbers of pieces."""
@@ -112,7 +113,7 @@ def test_the_first_update_under_r_drop_is_that_of_torch(bench: Bench, padding: b
     model, random = copy.deepcopy(trainer.state.model).train(), torch.get_rng_state()
     trainer.train()
     torch.set_rng_state(random)
-    batch = trainer.batch(trainer.plan.batches(0)[0])
+    batch = trainer.plan.batch(0, trainer.plan.batches(0)[0])
     counted = torch.ones_like(batch.counted_BT) if padding else batch.counted_BT
     both = [
         model.output(model(batch.source_BS, batch.source_mask_BS, batch.target_in_BT))[counted].log_softmax(-1)
