@@ -71,5 +71,5 @@ def _top_ids(x_BMV: Tensor, count: int, columns: int = 512) -> Tensor:
 
 def _to_numpy(logprob_BMK: Tensor, token_BMK: Tensor) -> tuple[Doubles, Ints]:
     """Both in one transfer: float64 holds any id exactly."""
-    logprob, token = np.split(torch.cat([logprob_BMK, token_BMK], -1).cpu().numpy(), 2, -1)
-    return logprob, token.astype(np.int64)
+    both, count = torch.cat([logprob_BMK, token_BMK], -1).cpu().numpy(), token_BMK.shape[-1]
+    return both[..., :count], both[..., count:].astype(np.int64)

@@ -4,7 +4,6 @@ This file sees ids and scores. It knows neither the model behind the `Stepper`, 
 few ids that it is given. Scores are natural-log probabilities, EOS included.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -88,13 +87,14 @@ class Hypothesis:
 
     @classmethod
     def of(cls, tokens: list[int], token_scores: list[float], eos_id: int, alpha: float) -> "Hypothesis":
-        """From the tokens, with EOS if they have one; raises RunError where a score is not finite."""
-        score = 0.0
+        """From the tokens up to the first EOS, if they have one; raises RunError where a score is not finite."""
+        finished = eos_id in tokens
+        tokens = tokens[: tokens.index(eos_id) + 1] if finished else tokens
+        token_scores, score = token_scores[: len(tokens)], 0.0
         for token_score in token_scores:  # not sum(): from Python 3.12 it rounds otherwise than a beam's additions
             score += token_score
         if not math.isfinite(score):
             raise RunError(NOT_FINITE)
-        finished = tokens[-1] == eos_id
         return cls(
             tokens=tokens[:-1] if finished else tokens,
             score=score,
@@ -144,58 +144,37 @@ def sample(stepper: Stepper, request: SearchRequest) -> list[list[Hypothesis]]:
     return _walk(stepper, request, Draws(request.decoding.seed, numbers, request.n_best))
 
 
-class _Path:
-    """One hypothesis while it grows."""
-
-    def __init__(self, eos_id: int, limit: int) -> None:
-        self.eos_id, self.limit = eos_id, limit
-        self.tokens: list[int] = []
-        self.scores: list[float] = []
-
-    @property
-    def live(self) -> bool:
-        """Whether another token may follow."""
-        return not self.tokens or (self.tokens[-1] != self.eos_id and len(self.tokens) < self.limit)
-
-    def append(self, token: int, score: float) -> None:
-        """Add a token; what comes after the end is ignored."""
-        if self.live:
-            self.tokens.append(token)
-            self.scores.append(score)
-
-
 def _walk(stepper: Stepper, request: SearchRequest, draws: Draws | None) -> list[list[Hypothesis]]:
     config, eos_id, slots = request.decoding, request.rules.eos_id, draws.samples if draws else 1
-    constraints = Constraints(request.rules, config)
-    paths = [[_Path(eos_id, limit) for _ in range(slots)] for limit in request.limits]
-    live_B = np.arange(len(paths))
-    token_BM = np.full((len(paths), 1), request.rules.bos_id, dtype=np.int64)
-    history_BMT = np.zeros((len(paths), 1, 0), dtype=np.int64)
-    for position in itertools.count():
-        if not len(live_B):
-            break
-        scores, restriction = stepper.step(token_BM), constraints.at(live_B, history_BMT)
+    constraints, limit_N = Constraints(request.rules, config), np.array(request.limits, dtype=np.int64)
+    token_NMT = np.zeros((len(limit_N), slots, limit_N.max(initial=0)), dtype=np.int64)
+    logprob_NMT = np.zeros(token_NMT.shape)
+    live_B, open_BM = np.arange(len(limit_N)), np.ones((len(limit_N), slots), dtype=np.bool_)
+    token_BM = np.full((len(limit_N), 1), request.rules.bos_id, dtype=np.int64)
+    for position in range(token_NMT.shape[-1]):
+        scores = stepper.step(token_BM)
+        restriction = constraints.at(live_B, token_NMT[live_B, : token_BM.shape[1], :position])
         if draws:
             chance_BM = np.array(draws.chances(live_B.tolist(), position))
             logprob_BM1, token_BM1 = scores.draw(chance_BM, config.temperature, config.top_k, restriction)
         else:
             logprob_BM1, token_BM1 = _finite(scores.best(1, restriction))
-        grown = token_BM.shape[1] < slots
-        token_BM = token_BM1[:, :, 0]
-        for sentence, *chosen in zip(live_B.tolist(), token_BM.tolist(), logprob_BM1[:, :, 0].tolist(), strict=True):
-            for path, token, score in zip(paths[sentence], *chosen, strict=True):
-                path.append(token, score)
-        if constraints.history:
-            repeated = np.broadcast_to(history_BMT, (len(live_B), slots, position))
-            history_BMT = np.concatenate([repeated, token_BM1], -1)
-        kept_B = np.flatnonzero([any(path.live for path in paths[sentence]) for sentence in live_B.tolist()])
-        if len(kept_B) and (grown or len(kept_B) < len(live_B)):
-            token_BM, history_BMT = token_BM[kept_B], history_BMT[kept_B]
+        grown, token_BM = token_BM.shape[1] < slots, token_BM1[:, :, 0]
+        token_NMT[live_B, :, position], logprob_NMT[live_B, :, position] = token_BM, logprob_BM1[:, :, 0]
+        open_BM = open_BM & (token_BM != eos_id) & (position + 1 < limit_N[live_B])[:, None]
+        kept_B = np.flatnonzero(open_BM.any(1))
+        if not len(kept_B):
+            break
+        if grown or len(kept_B) < len(live_B):
+            live_B, open_BM, token_BM = live_B[kept_B], open_BM[kept_B], token_BM[kept_B]
             slot_M = np.arange(slots) * (not grown)
             stepper.select(kept_B, np.repeat(slot_M[None], len(kept_B), 0))
-        live_B = live_B[kept_B]
-    alpha = config.length_penalty
-    return [[Hypothesis.of(path.tokens, path.scores, eos_id, alpha) for path in several] for several in paths]
+
+    def hypothesis(sentence: int, slot: int) -> Hypothesis:
+        path = (sentence, slot, slice(request.limits[sentence]))
+        return Hypothesis.of(token_NMT[path].tolist(), logprob_NMT[path].tolist(), eos_id, config.length_penalty)
+
+    return [[hypothesis(sentence, slot) for slot in range(slots)] for sentence in range(len(limit_N))]
 
 
 # -------------------------------------------------------------------------------------------------------------- beam
@@ -225,9 +204,13 @@ class _Paths:
 
     def best(self, other: "_Paths") -> "_Paths":
         """The P best of both, where `other` has one more token; of equals those here."""
-        pad = [(0, 0), (0, 0), (0, 1)]
-        longer = (self.score_BP, np.pad(self.token_BPT, pad), np.pad(self.logprob_BPT, pad))
-        paths = _Paths(*(np.concatenate(pair, 1) for pair in zip(longer, vars(other).values(), strict=True)))
+        blank = np.zeros((*self.score_BP.shape, 1))
+        longer_BPT = np.concatenate([self.token_BPT, blank.astype(np.int64)], -1)
+        paths = _Paths(
+            np.concatenate([self.score_BP, other.score_BP], 1),
+            np.concatenate([longer_BPT, other.token_BPT], 1),
+            np.concatenate([np.concatenate([self.logprob_BPT, blank], -1), other.logprob_BPT], 1),
+        )
         return paths.pick(_falling(paths.score_BP)[:, : self.score_BP.shape[1]])
 
     def listed(self, row: int) -> list[tuple[list[int], list[float]]]:
@@ -266,13 +249,13 @@ class _Beam:
         """The beam one token further, and the parent [B, M] of each new live hypothesis."""
         # K = beam_size + 1 tokens of a hypothesis include its beam_size best without EOS. 2 × beam_size candidates
         # include the beam_size best without EOS of all, since each hypothesis ends in one way only.
-        flat = (len(token_BMK), -1)
+        flat, row_B1 = (len(token_BMK), -1), np.arange(len(token_BMK))[:, None]
         sum_BC = (self.live.score_BP[:, :, None] + logprob_BMK).reshape(flat)
         order_BC = _falling(sum_BC)[:, : 2 * config.beam_size]  # of equals: the lower slot, then the lower id
         parent_BC = order_BC // token_BMK.shape[-1]
-        score_BC = np.take_along_axis(sum_BC, order_BC, 1)
-        token_BC = np.take_along_axis(token_BMK.reshape(flat), order_BC, 1)
-        logprob_BC = np.take_along_axis(logprob_BMK.reshape(flat), order_BC, 1)
+        score_BC = sum_BC[row_B1, order_BC]
+        token_BC = token_BMK.reshape(flat)[row_B1, order_BC]
+        logprob_BC = logprob_BMK.reshape(flat)[row_B1, order_BC]
         history = self.live.pick(parent_BC)
         token_BCT = np.concatenate([history.token_BPT, token_BC[:, :, None]], -1)
         logprob_BCT = np.concatenate([history.logprob_BPT, logprob_BC[:, :, None]], -1)
@@ -283,7 +266,7 @@ class _Beam:
         ends_BC[:, config.beam_size :] = False
         normalised_BC = score_BC / length_penalty(token_BCT.shape[-1], config.length_penalty)
         ended = _Paths(np.where(ends_BC, normalised_BC, -math.inf), token_BCT, logprob_BCT)
-        return replace(self, live=live, final=self.final.best(ended)), np.take_along_axis(parent_BC, slot_BM, 1)
+        return replace(self, live=live, final=self.final.best(ended)), parent_BC[row_B1, slot_BM]
 
     def stopped(self) -> NDArray[np.bool_]:
         """Which sentences [B] are at their maximum, or have n_best finished hypotheses that no live one can pass."""
@@ -292,9 +275,8 @@ class _Beam:
 
     def hypotheses(self, row: int, eos_id: int, alpha: float) -> list[Hypothesis]:
         """The result for a sentence: finished hypotheses, and live ones where these leave slots empty."""
-        ended = [(tokens[: tokens.index(eos_id) + 1], scores) for tokens, scores in self.final.listed(row)]
-        best = (ended + self.live.listed(row))[: self.final.score_BP.shape[1]]
-        return [Hypothesis.of(tokens, scores[: len(tokens)], eos_id, alpha) for tokens, scores in best]
+        best = (self.final.listed(row) + self.live.listed(row))[: self.final.score_BP.shape[1]]
+        return [Hypothesis.of(tokens, logprobs, eos_id, alpha) for tokens, logprobs in best]
 
 
 def beam_search(stepper: Stepper, request: SearchRequest) -> list[list[Hypothesis]]:

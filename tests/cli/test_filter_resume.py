@@ -56,6 +56,7 @@ def test_a_translation_killed_over_and_over_yields_identical_bytes(brief: Path, 
     assert finished.stdout.endswith("without one difference\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--format", "tsv", "--n-best", 3], ["--format", "json", "--n-best", 2]])
 @pytest.mark.parametrize("ending", ["in", "in.gz"])
 def test_a_stopped_translation_resumes_to_the_same_bytes(

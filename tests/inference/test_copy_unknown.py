@@ -49,6 +49,7 @@ def test_positions_by_hand() -> None:
 WORDS = st.lists(st.sampled_from(["one", "two.", "😀", "漢字,", "(🚀)", "nine", "a@b.org"]), max_size=8)
 
 
+@pytest.mark.slow
 @given(words=WORDS)
 def test_every_copied_word_comes_through_once(toy: Toy, words: list[str]) -> None:
     translator = Translator.load(toy.run("projection"), "cpu").with_decoding(beam_size=1)

@@ -104,6 +104,7 @@ def test_any_strings_are_translated_in_order(translator: Translator, texts: list
         assert (translation.text, translation.score) == ("", 0.0) or translation.source.strip()
 
 
+@pytest.mark.slow
 @COMMON
 @given(lines=LINES)
 def test_any_text_file_gives_as_many_lines(toy: Toy, lines: list[str]) -> None:

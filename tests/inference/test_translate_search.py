@@ -295,7 +295,7 @@ FLAGS = [
     ("a seed below 0", ["--sample", "--seed", "-1"], "--seed: -1 is out of range"),
     ("a temperature of a search", ["--temperature", "2"], "--temperature 2.0: applies to samples only; add --sample"),
     ("a seed of a search", ["--seed", "2"], "--seed 2: applies to samples only; add --sample"),
-    ("a beam of samples", ["--sample", "--beam-size", "2"], "--beam-size 2: samples are not searched for"),
+    ("a beam of samples", ["--sample", "--beam-size", "2"], "--beam-size 2: samples are drawn, not searched for"),
     ("token scores as text", ["--token-scores"], "--token-scores: .* add --format tsv or json"),
     ("several samples as text", ["--sample", "--n-best", "3"], "--n-best 3"),
     ("a prefix without room", ["--prefix", "ba be bi", "--max-length", "2"], "prefix: .* is more than max_length, 2"),
