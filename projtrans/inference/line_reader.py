@@ -1,4 +1,4 @@
-"""Text as it arrives, in windows: the lines that are translated together. Knows no model.
+"""Text as it arrives, decoded from UTF-8, in windows: the lines that are translated together. Knows no model.
 
 A line ends in a line feed, whatever else it holds. Nothing here grows with the input: windows are bounded in lines and
 in characters, and so is what is kept of a line.

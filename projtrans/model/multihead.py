@@ -1,4 +1,4 @@
-"""What all kinds of multi-head attention share: projections, masks, caches, decay, σ, and the fast ways to compute it.
+"""What all kinds of multi-head attention share: projections, masks, caches, decay, σ and its bound, the fast ways.
 
 A variant (attention.py) is its equation, `logits`, written for queries and keys that are already normalised where that
 is configured. A variant whose equation is κ q·k plus one bias per key sets `dot_form` and then also runs on batched
