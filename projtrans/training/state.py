@@ -1,4 +1,4 @@
-"""Everything that moves while a run is trained: what a checkpoint holds (runs/checkpoint.py writes it), put back to the bit.
+"""Everything that moves while a run is trained: what a checkpoint holds (runs/checkpoint.py writes it).
 
 Weights, moments, moving average, generators, counters and sums. The order of the data needs no saving: it is a function
 of seed, epoch and batch size. Makes no update and decides nothing.
