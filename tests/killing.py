@@ -1,6 +1,6 @@
 """Kills a training run over and over, and compares what it ends as with the run that nobody touched.
 
-    python tests/killing.py [--kills N] [--seed N]
+    python -m tests.killing [--kills N] [--seed N]
 
 Every run is a process of its own, forked after the imports, and dies by SIGKILL or its like: before a call of the
 operating system that writes or renames, between any two steps of Python, after some bytes of a file, or whenever its

@@ -1,6 +1,6 @@
 """Kills a translation of a file over and over, and compares its result with that of an undisturbed one.
 
-    python tests/killing_filter.py RUN INPUT [--kills N] [--seed N]
+    python -m tests.killing_filter RUN INPUT [--kills N] [--seed N]
 
 As killing.py does with training: each time a new process, forked after the imports, that dies before a system call,
 between two steps of Python, in the middle of a write, or at a moment that its parent chooses.
