@@ -50,7 +50,7 @@ def fresh(attention: Mapping[str, Any], heads: int = 2) -> Transformer:
 
 
 def train(model: Transformer, updates: int, batch: int = 32) -> list[float]:
-    """The loss of every update, in nats a piece; as the training loop takes them."""
+    """The loss of every update, in nats per token; as the training loop takes them."""
     config = build(OptimizerConfig, {"learning_rate": 0.005, "schedule": "constant", "warmup_updates": 5})
     optimizer, (sources, targets) = build_optimizer(model, config), pairs()
     losses = []
