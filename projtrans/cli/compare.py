@@ -4,7 +4,7 @@ import json as jsonlib
 
 from projtrans.cli import options as o
 from projtrans.cli.shell import write
-from projtrans.cli.translators import _translator
+from projtrans.cli.translators import run_translator
 
 
 def compare(
@@ -37,7 +37,7 @@ def compare(
     with console.Bars(quiet) as bars:
         found = comparing.compare(
             opened,
-            lambda run: _translator(run, device, threads, flags),
+            lambda run: run_translator(run, device, threads, flags),
             data=data or [],
             prompts=prompts,
             report=bars,

@@ -136,7 +136,7 @@ class Bars:
         self.bar(done, total)
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
     console.print(table)
 

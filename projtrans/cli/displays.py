@@ -12,7 +12,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from projtrans.cli.console import Bar, Bars, _print_table, note, standard_error
+from projtrans.cli.console import Bar, Bars, note, print_table, standard_error
 from projtrans.data.events import Downloading, Event, Stage, Working
 from projtrans.evaluation.metrics import METRICS
 from projtrans.training import events
@@ -258,7 +258,7 @@ def print_preview(preview: "Preview") -> None:
     table = Table(title="dry run: nothing was trained or written", title_justify="left", show_header=False)
     for name, value in preview.rows():
         table.add_row(name, value)
-    _print_table(table)
+    print_table(table)
 
 
 # --------------------------------------------------------------------------------------------------------- evaluate
@@ -288,4 +288,4 @@ def scores(evaluation: Any) -> Table:
 
 def print_scores(evaluation: Any) -> None:
     """Print the score table on standard output, unbroken however narrow the terminal."""
-    _print_table(scores(evaluation))
+    print_table(scores(evaluation))

@@ -8,7 +8,7 @@ import typer
 
 from projtrans import files
 from projtrans.cli import options as o
-from projtrans.cli.translators import _translator
+from projtrans.cli.translators import run_translator
 from projtrans.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def evaluate(
     opened = open_run(run)
     pairs = _own_pairs(source, reference) if source and reference else _split_pairs(opened, data, split)
     flags = {"beam_size": beam_size, "length_penalty": length_penalty}
-    translator = _translator(opened, device, threads, flags)
+    translator = run_translator(opened, device, threads, flags)
     name = str(source or split)
     with console.Bar("evaluating", quiet) as bar:
         result, translations = evaluating.evaluate(translator, pairs, run=str(opened.folder), split=name, report=bar)

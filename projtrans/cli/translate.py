@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from projtrans.cli import options as o
 from projtrans.cli.shell import noting
-from projtrans.cli.translators import _searching
+from projtrans.cli.translators import searching
 from projtrans.errors import ConfigError, DataError
 from projtrans.inference.output_formats import FORMATS
 
@@ -76,7 +76,7 @@ def translate(
     options |= {"alignment": alignment, "copy_unknown": copy_unknown, "sentences": sentences}
 
     def asked(translator: "SentenceTranslator") -> "SentenceTranslator":
-        return _searching(translator, flags).with_options(**options)
+        return searching(translator, flags).with_options(**options)
 
     opened = _opener(model, engine, precision, asked, device=device, threads=threads, note=noting(quiet))
     if prompted:

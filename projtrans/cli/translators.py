@@ -17,15 +17,15 @@ SearchFlags = Mapping[str, float | None]
 """Flags by the names of the settings that they change; None if not given."""
 
 
-def _translator(run: "Run", device: str, threads: int | None, flags: SearchFlags) -> "Translator":
+def run_translator(run: "Run", device: str, threads: int | None, flags: SearchFlags) -> "Translator":
     from projtrans.inference.torch_translator import Translator
     from projtrans.model import devices
 
     devices.use_threads(threads)
-    return _searching(Translator.of_run(run, devices.choose(device)), flags)
+    return searching(Translator.of_run(run, devices.choose(device)), flags)
 
 
-def _searching(translator: "AnyTranslator", flags: SearchFlags) -> "AnyTranslator":
+def searching(translator: "AnyTranslator", flags: SearchFlags) -> "AnyTranslator":
     """The translator with the search settings of the flags; raises ConfigError with the name of a flag."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from projtrans import files
 from projtrans.comparison.systems import System
 from projtrans.errors import ConfigError
-from projtrans.runs.curves import _marker, installed
+from projtrans.runs.curves import installed, marker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def _line(panel: "Axes", system: System, field: str) -> None:
     epochs = [epoch.epoch for epoch in system.epochs]
     spreads = [getattr(epoch, field) for epoch in system.epochs]
     means = [float("nan") if spread is None else spread.mean for spread in spreads]
-    (line,) = panel.plot(epochs, means, marker=_marker(epochs), label=system.label)
+    (line,) = panel.plot(epochs, means, marker=marker(epochs), label=system.label)
     deviations = [0.0 if spread is None else spread.deviation or 0.0 for spread in spreads]
     if any(deviations):
         low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]

@@ -5,7 +5,7 @@ Stale ones are never used: the record must match the weights, settings, sentence
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sacrebleu
@@ -44,7 +44,7 @@ def score(
     """
     found = kept(run, pairs, translator.decoding)
     if found:
-        return found
+        return replace(found, evaluation=replace(found.evaluation, run=str(run.folder)))  # it may have moved
     evaluation, texts = evaluate(translator, pairs, run=str(run.folder), split="test", report=report)
     own = translator.decoding == run.section("decoding", DecodingConfig)
     try:

@@ -152,7 +152,8 @@ class SentenceTranslator(ABC):
             found = plain.translate([one.text for one in reduced], prefixes=prefixes, numbers=numbers)
             aligned = self.options.alignment
             return [restore(*each, aligned=aligned) for each in zip(texts, reduced, found, strict=True)]
-        begun = self._encode_prefixes([self.options.prefix] * len(texts) if prefixes is None else prefixes)
+        begun = self._encode_prefixes([self.options.prefix] if prefixes is None else prefixes)
+        begun = begun * len(texts) if prefixes is None else begun
         if len(begun) != len(texts):
             raise ConfigError(f"prefixes: {len(begun)} for {len(texts)} texts; give one for each")
         parts = [self._split(text, ids) for text, ids in zip(texts, self.tokenizer.encode_source(texts), strict=True)]

@@ -37,7 +37,7 @@ def _save_run(validations: Sequence[Mapping[str, Any]], name: str, path: Path) -
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for (title, fields), panel in zip(OF_A_RUN, figure.subplots(1, len(OF_A_RUN)), strict=True):
         for label, field in fields.items():
-            panel.plot(*_points(validations, field), marker=_marker(validations), color=COLOURS[label], label=label)
+            panel.plot(*_points(validations, field), marker=marker(validations), color=COLOURS[label], label=label)
         for best in [event["epoch"] for event in validations if event["best"]][-1:]:
             panel.axvline(best, color="gray", linestyle=":", label="best")
         panel.set(title=title, xlabel="epoch")
@@ -54,5 +54,5 @@ def _points(validations: Sequence[Mapping[str, Any]], field: str) -> tuple[list[
     return [event["epoch"] for event in validations], values
 
 
-def _marker(points: Sequence[Any]) -> str:
+def marker(points: Sequence[Any]) -> str:
     return "." if len(points) < 30 else ""

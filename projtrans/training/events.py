@@ -101,10 +101,10 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Halved:
-    """Memory ran out: training continues from its last state with batches of half the size, twice as many an update."""
+    """Memory ran out: from here on batches have half the size, and an update takes twice as many."""
 
     epoch: int
-    update: int  # of that state
+    update: int  # of the state that training continues from
     halvings: int  # so far
     batch_tokens: int
     batch_sentences: int | None

@@ -80,14 +80,20 @@ class StaticUpdates:
         self.gathered_5 = torch.zeros(5, dtype=torch.float64, device=device)  # as SinceReport.totals_5
         self.rows = {shape: torch.full((shape.sentences,), EMPTY_ROW, device=device) for shape in self.shapes}
         self.examples = plan.examples_of(state.counters.epoch)
-        self.corpus = Resident(self.examples, device)
         self.schedule: Schedule | None = None
-        self._record()
+        self._within_memory(self.shapes[0], self._load)
         devices.wait(device)
         self.seconds: float | None = time.perf_counter() - begun  # None once reported
 
+    def _load(self) -> None:
+        self.corpus = Resident(self.examples, self.state.device)
+        self._record()
+
     def begin(self, number: int, batches: Batches) -> None:
         """Put epoch `number` on the device."""
+        self._within_memory(self.shapes[0], partial(self._begin, number, batches))
+
+    def _begin(self, number: int, batches: Batches) -> None:
         plan, examples = self.plan, self.plan.examples_of(number)
         if examples is not self.examples:
             self.examples = examples

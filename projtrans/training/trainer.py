@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from projtrans import config
+from projtrans import config, files
 from projtrans.data.corpus import Pair
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import DivergedError, Interrupted
@@ -92,10 +92,12 @@ class Trainer:
         if self.group.is_leader:
             self.run.remove_leftovers()
         saved, damage = self.saves.last()
-        self._put(saved, self.run.state_file)
+        self._put(saved, self.run.good_file if damage else self.run.state_file)
         self.group.barrier()  # all have read it
         if self.group.is_leader:
             self.run.truncate_metrics(saved.record["metrics_bytes"])
+            if damage:  # the state to go back to if memory runs out
+                files.link(self.run.good_file, self.run.state_file)
         if damage:
             self.log(events.Recovered(damage, self.state.counters.update))
         elif saved.record["good"] and self.group.is_leader:  # a kill may have come between saving it and linking it
@@ -103,12 +105,12 @@ class Trainer:
         self._change(saved.record["settings"])
 
     def probe(self) -> None:
-        """Halve the batches until the largest fits into memory, forward and backward; moves nothing else."""
-        before = self.state.counters.halvings
+        """Halve the batches until the largest fits into memory, forward and backward; the epoch then starts again."""
+        before, epoch = self.state.counters.halvings, self.state.counters.current_epoch
         while not self.plain.probe(self.plan.heaviest(self.state.counters.epoch)):
             self.halve()
         if self.state.counters.halvings != before:
-            self.log(self._halved())
+            self.log(self._halved(epoch))
 
     def follow(self) -> None:
         """Take over the leader's weights and moving average."""
@@ -171,7 +173,7 @@ class Trainer:
         self.run.keep_config(config.dump(self.settings))  # a run resumed before its first state may have others
         self.saves.save(self.state, good=True)
         if self.state.counters.halvings:
-            self.log.record(self._halved())
+            self.log.record(self._halved(self.state.counters.current_epoch))
         self.state.lap()
 
     def _epoch(self) -> bool:
@@ -313,11 +315,13 @@ class Trainer:
 
     def _go_back_for_memory(self) -> None:
         """Go back to the last state, as if resumed from it, with batches of half the size."""
+        halvings = self.state.counters.halvings + 1  # of those in use; the saved state may know fewer
         saved = self._go_back(self.run.state_file)
-        self.halve()
+        epoch = self.state.counters.current_epoch
+        self._replan(halvings)
         if self.group.is_leader:
             self.run.truncate_metrics(saved.record["metrics_bytes"])
-        self.log(self._halved())
+        self.log(self._halved(epoch))
         self.saves.save(self.state)
 
     def _go_back(self, file: Path, **kept: Any) -> State:
@@ -333,9 +337,10 @@ class Trainer:
         return saved
 
     def _put(self, saved: State, file: Path) -> None:
+        self.updates = None  # first: what it holds on the device makes room
+        devices.free(self.state.device)
         self.state.put(saved, file)
         self.plan.arrange(self.state.counters)
-        self.updates = None
 
     def _replan(self, halvings: int) -> None:
         self.state.counters.halvings = halvings
@@ -343,9 +348,9 @@ class Trainer:
         self.plan.arrange(self.state.counters)
         self.updates = None
 
-    def _halved(self) -> events.Halved:
+    def _halved(self, epoch: int) -> events.Halved:
         counters = self.state.counters
-        return events.Halved(counters.current_epoch, counters.update, counters.halvings, *self.plan.size)
+        return events.Halved(epoch, counters.update, counters.halvings, *self.plan.size)
 
     def _change(self, before: dict[str, Any]) -> None:
         """Continue with the trainer's settings instead of those `before`: report and save them where they differ."""

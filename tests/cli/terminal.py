@@ -10,10 +10,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.cli.cases import PATIENCE
 from tests.commands import command
-
-PATIENCE = 120.0
-"""Seconds after which a process that ought to have answered is taken to hang."""
 
 
 @dataclass

@@ -18,12 +18,9 @@ from projtrans import Translator
 from projtrans.data.tokenizer import Tokenizer
 from projtrans.errors import RunError
 from projtrans.inference import line_reader, line_translation
+from tests.cli.cases import PATIENCE
 from tests.commands import cli, command, done
 from tests.toy import Toy, numbers, spell
-
-PATIENCE = 120.0
-"""Seconds after which a process that ought to have answered is taken to hang."""
-
 
 # ------------------------------------------------------------------------------------------------------------- a fuzz
 

@@ -16,11 +16,9 @@ import pytest
 from projtrans.errors import DataError
 from projtrans.inference.resumable_output import ResumableOutput
 from tests import killing_filter
+from tests.cli.cases import PATIENCE
 from tests.commands import Result, cli, done, full_disk, tree
 from tests.toy import Toy, numbers, spell
-
-PATIENCE = 120.0
-"""Seconds after which a process that ought to have answered is taken to hang."""
 
 
 def stop(after: int, patch: pytest.MonkeyPatch, error: BaseException) -> None:
