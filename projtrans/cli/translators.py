@@ -18,6 +18,7 @@ SearchFlags = Mapping[str, float | None]
 
 
 def run_translator(run: "Run", device: str, threads: int | None, flags: SearchFlags) -> "Translator":
+    """The torch translator of a run, with the search settings of the flags."""
     from projtrans.inference.torch_translator import Translator
     from projtrans.model import devices
 
