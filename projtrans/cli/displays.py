@@ -1,5 +1,6 @@
 """What a terminal shows while a corpus is prepared and a model is trained, and their results."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -108,12 +109,16 @@ class TrainingDisplay:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self.progress.stop()
+        with contextlib.suppress(OSError):  # as in `__call__`
+            self.progress.stop()
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
-        if self.quiet:
-            return
+        if not self.quiet:
+            with contextlib.suppress(OSError):  # a lost terminal: training heeds SIGHUP, and saves its state first
+                self._show(event)
+
+    def _show(self, event: events.Event) -> None:
         match event:
             case events.Sampling():
                 self._show_sampling(event)

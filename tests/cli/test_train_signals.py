@@ -46,7 +46,7 @@ def test_a_signal_saves_the_state_and_the_command_it_names_goes_on(
     line = one_error(Result(process.returncode, out.decode(), err.decode()), 128 + number, "stopped at update")
     assert (folder / "checkpoints" / "last.safetensors").is_file()
     assert os.readlink("runs/latest") == folder.name
-    resume = shlex.split(line.partition("go on with: ")[2])
+    resume = shlex.split(line.partition("resume with: ")[2])
     assert resume[:2] == ["projtrans", "train"]
     done(*resume[1:])
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["epochs"] == 12
@@ -101,5 +101,5 @@ def test_the_command_named_goes_on_where_the_data_lie_elsewhere(workshop: Path) 
     process = started(*arguments, folder=workshop, wait_for=workshop / "runs" / "mine" / "metrics.jsonl")
     process.terminate()
     _, err = process.communicate(timeout=PATIENCE)
-    resume = shlex.split(err.decode().partition("go on with: ")[2])
+    resume = shlex.split(err.decode().partition("resume with: ")[2])
     done(*resume[1:])

@@ -136,12 +136,12 @@ def test_training_leaves_a_picture_however_it_ends(workshop: Path, monkeypatch: 
     """At the end, when it is stopped, and in between where the last one is old."""
     pictures: list[int] = []
     draw = curves.draw_run
-    monkeypatch.setattr(watchers, "draw_run", lambda run: (pictures.append(len(run.read_metrics())), draw(run)))
+    monkeypatch.setattr(curves, "draw_run", lambda run: (pictures.append(len(run.read_metrics())), draw(run)))
     done("train", *TINY, "--set", "training.epochs=2")
     assert len(pictures) == 1
     assert Path("run", "curves.png").stat().st_size > 10_000
-    monkeypatch.setattr(watchers, "SECONDS", -1)
-    monkeypatch.setattr(watchers, "draw_run", lambda run: pictures.append(len(run.read_metrics())))  # they take time
+    monkeypatch.setattr(watchers, "REDRAW_SECONDS", -1)
+    monkeypatch.setattr(curves, "draw_run", lambda run: pictures.append(len(run.read_metrics())))  # they take time
     done("train", *TINY[:2], "--run", "often", *TINY[4:], "--set", "training.epochs=3")
     assert len(pictures) == 1 + 3 + 1
     assert pictures == sorted(pictures[:1]) + sorted(pictures[1:])
