@@ -17,7 +17,7 @@ from tests.toy import Toy, make_toy
 
 
 def pytest_configure() -> None:
-    """No deadlines, one thread per worker, and Ctrl-C heard, which a shell's background jobs ignore otherwise."""
+    """No deadlines, one thread per worker; Ctrl-C and a hang-up are heard, which background jobs and nohup ignore."""
     unhurried = [HealthCheck.too_slow]  # no test depends on time
     settings.register_profile("projtrans", deadline=None, suppress_health_check=unhurried)
     settings.load_profile("projtrans")
@@ -26,6 +26,8 @@ def pytest_configure() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
