@@ -47,8 +47,9 @@ class Prepared(Pairs):
 def sample(
     tokenizer: Tokenizer, pairs: Sequence[Pair], dropout: float, seed: int, epoch: int, report: Progress
 ) -> tuple[Ragged, Ragged]:
-    """All pairs encoded with subword dropout: a function of tokenizer, dropout, seed, epoch and row alone.
+    """All pairs encoded with subword dropout: a function of tokenizer, dropout, seed, epoch and row within a process.
 
+    Not between processes: SentencePiece 0.2.3 draws other samples from the same seed in each.
     report: called with the number of pairs done.
     """
     sources: list[Ragged] = []

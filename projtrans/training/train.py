@@ -180,7 +180,7 @@ def _summary(trainer: Trainer, reason: str, test: Evaluation | None) -> dict[str
 
 
 def _shaped_by(trainer: Trainer) -> list[str]:
-    """What of chance and clock has shaped the run, in words: without any, the same command gives the same weights."""
+    """What of chance and clock has shaped the run, in words; subword dropout, which does so too, is not listed."""
     counters, minutes = trainer.state.counters, trainer.training.minutes
     return [
         *(["minutes"] if minutes is not None and counters.seconds >= 60 * minutes else []),
